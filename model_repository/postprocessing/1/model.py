@@ -1,0 +1,5 @@
+"""`postprocessing`: token ids in, text out."""
+
+from python_backend.triton.postprocessing import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
