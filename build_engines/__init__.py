@@ -1,0 +1,1 @@
+"""Offline: from a GGUF model to a TensorRT-LLM checkpoint, and from that to an engine."""

@@ -1,0 +1,58 @@
+"""Directories appear complete or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from build_engines.publish import publishing
+from python_backend.errors import SetupError
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_publishes_and_replaces_everything(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "engine"
+    with publishing(target, known_by="a") as draft:
+        (draft / "a").write_text("old")
+        (draft / "b").write_text("old")
+    with publishing(target, known_by="a") as draft:
+        (draft / "a").write_text("new")
+        assert contents(target) == {"a": "old", "b": "old"}
+    assert contents(tmp_path) == {"deep/engine/a": "new"}
+
+
+@pytest.mark.parametrize("before", [{}, {"a": "old"}], ids=["nothing there", "replacing"])
+def test_after_an_error_nothing_has_changed(tmp_path: Path, before: dict[str, str]) -> None:
+    target = tmp_path / "engine"
+    if before:
+        target.mkdir()
+        (target / "a").write_text("old")
+
+    def fail() -> None:
+        with publishing(target, known_by="a") as draft:
+            (draft / "a").write_text("half of it")
+            raise OSError("disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        fail()
+    assert contents(tmp_path) == {f"engine/{name}": text for name, text in before.items()}
+    assert target.exists() == bool(before)
+
+
+def test_does_not_replace_what_is_something_else(tmp_path: Path) -> None:
+    target = tmp_path / "documents"
+    target.mkdir()
+    with publishing(target, known_by="a") as draft:  # Empty: nothing is lost.
+        (draft / "b").write_text("mine")
+
+    def replace() -> None:
+        with publishing(target, known_by="a") as draft:
+            (draft / "a").write_text("new")
+
+    with pytest.raises(SetupError, match="documents is in use and has no a"):
+        replace()
+    assert contents(tmp_path) == {"documents/b": "mine"}
