@@ -1,0 +1,234 @@
+"""The blocks of the KV cache: who holds which, and which hold something worth keeping.
+
+It knows block numbers and tokens, not the memory behind them. A block is always in one of three places:
+
+    free        nothing of value in it
+    cached      nobody holds it, but its tokens are known: reusable, or evicted when no free block is left
+    referenced  in the block table of one or more sequences
+
+Only full blocks whose KV has been computed are ever shared, and nobody writes to those. A block is found by
+its hash, H(hash of the block before it, its tokens), so equal hashes mean equal tokens from the start of the
+sequence on. H is BLAKE2b with 256 bits: a client cannot forge a prefix that reads another's KV.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
+
+from python_backend.errors import EngineFault, SetupError
+from python_backend.scheduling.sequence import Sequence
+
+HASH_BYTES = 32
+
+
+class Match(NamedTuple):
+    """Blocks that hold the leading tokens of a sequence already. Valid until the block manager changes."""
+
+    blocks: list[int]
+    referenced: int  #: how many of them somebody holds; the others count as available until attached
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStatistics:
+    """Block counts now, and cumulative counts since the start."""
+
+    max: int
+    free: int  #: allocatable: free or cached
+    used: int
+    tokens_per: int
+    cached: int
+    reused_total: int
+    allocated_total: int
+    evicted_total: int
+
+
+class BlockManager:
+    """Hands out the blocks of a KV cache of fixed size. Every operation costs O(blocks it touches)."""
+
+    def __init__(self, num_blocks: int, tokens_per_block: int) -> None:
+        if num_blocks < 1 or tokens_per_block < 1:
+            raise SetupError(
+                f"a KV cache of {num_blocks} blocks of {tokens_per_block} tokens was asked for; "
+                "both must be at least 1."
+            )
+        self.num_blocks = num_blocks
+        self.tokens_per_block = tokens_per_block
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()  # next to be evicted first
+        self._references = [0] * num_blocks
+        self._block_of_hash: dict[bytes, int] = {}
+        self._hash_of_block: dict[int, bytes] = {}
+        self._reused_total = self._allocated_total = self._evicted_total = 0
+
+    @property
+    def available(self) -> int:
+        """How many blocks `grow` could hand out now."""
+        return len(self._free) + len(self._cached)
+
+    @property
+    def statistics(self) -> BlockStatistics:
+        return BlockStatistics(
+            max=self.num_blocks,
+            free=self.available,
+            used=self.num_blocks - self.available,
+            tokens_per=self.tokens_per_block,
+            cached=len(self._cached),
+            reused_total=self._reused_total,
+            allocated_total=self._allocated_total,
+            evicted_total=self._evicted_total,
+        )
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many blocks hold that many tokens."""
+        return -(-tokens // self.tokens_per_block)
+
+    def match(self, sequence: Sequence) -> Match:
+        """The longest run of blocks that already hold the sequence's leading tokens. Changes nothing.
+
+        At least one token is left to compute, since its logits are needed.
+        """
+        blocks: list[int] = []
+        referenced = 0
+        for index in range((sequence.num_tokens - 1) // self.tokens_per_block):
+            block = self._block_of_hash.get(self._hash(sequence, index))
+            if block is None:
+                break
+            blocks.append(block)
+            referenced += self._references[block] > 0
+        return Match(blocks, referenced)
+
+    def attach(self, sequence: Sequence, match: Match) -> None:
+        """Start the empty block table with the matched blocks; their tokens count as computed."""
+        assert not sequence.block_table, f"{sequence} holds blocks already"
+        for block in match.blocks:
+            if self._references[block] == 0:
+                del self._cached[block]
+            self._references[block] += 1
+        sequence.block_table.extend(match.blocks)
+        sequence.committed_blocks = len(match.blocks)
+        sequence.computed = len(match.blocks) * self.tokens_per_block
+        sequence.reused_blocks += len(match.blocks)
+        self._reused_total += len(match.blocks)
+
+    def grow(self, sequence: Sequence, tokens: int) -> None:
+        """Extend the block table to hold that many tokens. The caller has seen that enough is available."""
+        missing = self.blocks_for(tokens) - len(sequence.block_table)
+        if missing <= 0:
+            return
+        assert missing <= self.available, f"{sequence} needs {missing} blocks; {self.available} are available"
+        for _ in range(missing):
+            sequence.block_table.append(self._take())
+        sequence.allocated_blocks += missing
+        self._allocated_total += missing
+
+    def commit(self, sequence: Sequence) -> None:
+        """Offer for reuse every full block whose KV has been computed by now.
+
+        Of two blocks with the same content the first stays the one that is found; the other stays private.
+        """
+        for index in range(sequence.committed_blocks, sequence.computed // self.tokens_per_block):
+            digest = self._hash(sequence, index)
+            if digest not in self._block_of_hash:
+                block = sequence.block_table[index]
+                self._block_of_hash[digest] = block
+                self._hash_of_block[block] = digest
+            sequence.committed_blocks = index + 1
+
+    def trim(self, sequence: Sequence) -> None:
+        """Give back the blocks beyond the computed tokens (those of rejected draft tokens)."""
+        keep = self.blocks_for(sequence.computed)
+        while len(sequence.block_table) > keep:
+            self._drop(sequence.block_table.pop())
+
+    def release(self, sequence: Sequence) -> None:
+        """Give back all blocks. Offered ones stay reusable until evicted, deep ones before shallow ones."""
+        for block in reversed(sequence.block_table):
+            self._drop(block)
+        del sequence.block_table[:]
+        sequence.computed = sequence.committed_blocks = 0
+
+    def check_integrity(self, live: Iterable[Sequence]) -> None:
+        """Recompute all bookkeeping from the block tables of the live sequences.
+
+        Raises EngineFault, with figures, where it differs from what is kept.
+        """
+        sequences = list(live)
+        self._check_partition(Counter(block for s in sequences for block in s.block_table))
+        for sequence in sequences:
+            self._check_table(sequence)
+
+    def _hash(self, sequence: Sequence, index: int) -> bytes:
+        """Hash of the full block at `index`, remembered by the sequence: its tokens never change."""
+        hashes, size = sequence.block_hashes, self.tokens_per_block
+        while len(hashes) <= index:
+            start = len(hashes) * size
+            parent = hashes[-1] if hashes else blake2b(sequence.cache_salt, digest_size=HASH_BYTES).digest()
+            tokens = sequence.tokens(start, start + size).tobytes()
+            hashes.append(blake2b(parent + tokens, digest_size=HASH_BYTES).digest())
+        return hashes[index]
+
+    def _take(self) -> int:
+        if self._free:
+            block = self._free.pop()
+        else:
+            block, _ = self._cached.popitem(last=False)
+            del self._block_of_hash[self._hash_of_block.pop(block)]
+            self._evicted_total += 1
+        self._references[block] = 1
+        return block
+
+    def _drop(self, block: int) -> None:
+        self._references[block] -= 1
+        if self._references[block] == 0:
+            if block in self._hash_of_block:
+                self._cached[block] = None
+            else:
+                self._free.append(block)
+
+    def _check_partition(self, held: Counter[int]) -> None:
+        if self._references != [held[block] for block in range(self.num_blocks)]:
+            wrong = [(b, n, held[b]) for b, n in enumerate(self._references) if n != held[b]]
+            raise EngineFault(f"reference counts differ from block tables (block, kept, counted): {wrong}")
+        places = Counter([*self._free, *self._cached, *held.keys()])
+        if places != Counter(range(self.num_blocks)):
+            raise EngineFault(
+                f"{len(self._free)} free + {len(self._cached)} cached + {len(held)} referenced blocks "
+                f"are not each of the {self.num_blocks} blocks once"
+            )
+        if {block: digest for digest, block in self._block_of_hash.items()} != self._hash_of_block:
+            raise EngineFault(
+                f"{len(self._block_of_hash)} hashes and {len(self._hash_of_block)} hashed blocks do not agree"
+            )
+        hashed = self._hash_of_block.keys()
+        if not hashed >= self._cached.keys() or not hashed.isdisjoint(self._free):
+            raise EngineFault(
+                f"cached blocks without hash: {sorted(self._cached.keys() - hashed)}; "
+                f"free blocks with hash: {sorted(hashed & set(self._free))}"
+            )
+
+    def _check_table(self, sequence: Sequence) -> None:
+        table, full = sequence.block_table, sequence.computed // self.tokens_per_block
+        if len(table) < self.blocks_for(sequence.computed) or len(set(table)) != len(table):
+            raise EngineFault(f"block table {table.tolist()} cannot hold the computed tokens of {sequence}")
+        if not sequence.committed_blocks <= full:
+            raise EngineFault(f"{sequence} offers {sequence.committed_blocks} blocks, {full} are computed")
+        fresh = Sequence(
+            id=sequence.id,
+            prompt=sequence.prompt,
+            max_new_tokens=1,
+            output=sequence.output,
+            cache_salt=sequence.cache_salt,
+        )
+        for index, block in enumerate(table):
+            digest = self._hash_of_block.get(block)
+            if index < full and digest not in (None, self._hash(fresh, index)):
+                raise EngineFault(f"block {block} at {index} of {sequence} has the hash of other tokens")
+            if index >= full and (digest is not None or self._references[block] != 1):
+                raise EngineFault(
+                    f"block {block} at {index} of {sequence} is written to, but hashed or held by "
+                    f"{self._references[block]} sequences"
+                )

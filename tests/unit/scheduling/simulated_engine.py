@@ -1,0 +1,260 @@
+"""An engine whose KV cache holds tokens instead of keys and values, and whose model is a hash of what it reads.
+
+The model sees a sequence only through its block table, so a wrong table, a block that is shared before it is
+computed, or KV that was not rolled back gives a wrong token. `generate` is the oracle: the model run alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+
+import numpy as np
+
+from python_backend.scheduling import (
+    BlockManager,
+    CapacityPolicy,
+    FinishReason,
+    Progress,
+    Scheduler,
+    SchedulerConfig,
+    Sequence,
+    StepBatch,
+    StepPlan,
+    Urgency,
+)
+
+VOCABULARY = 5
+FIRST_COME = Urgency(priority_s=0, length_s=0)
+PAUSING = CapacityPolicy.MAX_UTILIZATION
+NOTHING = -1
+GARBAGE = -2
+
+Drafter = Callable[[Sequence], list[int]]
+
+
+def next_token(tokens: Iterable[int]) -> int:
+    return blake2b(bytes(tokens), digest_size=1).digest()[0] % VOCABULARY
+
+
+def generate(prompt: Iterable[int], max_new_tokens: int, end_id: int | None = None) -> list[int]:
+    """What the model says to the prompt when nobody else is there."""
+    tokens = list(prompt)
+    output: list[int] = []
+    while len(output) < max_new_tokens:
+        output.append(next_token(tokens + output))
+        if output[-1] == end_id:
+            break
+    return output
+
+
+class SimulatedEngine:
+    """The engine loop over a scheduler, with every promise checked at every step."""
+
+    def __init__(self, config: SchedulerConfig, num_blocks: int, tokens_per_block: int) -> None:
+        self.blocks = BlockManager(num_blocks, tokens_per_block)
+        self.scheduler = Scheduler(config, self.blocks)
+        self.cache = np.full((num_blocks, tokens_per_block), NOTHING)
+        self.drafters: dict[Sequence, Drafter] = {}
+        self.received: dict[Sequence, list[int]] = {}
+        self.reasons: dict[Sequence, FinishReason] = {}
+        self.now_s = 0.0
+        self.pauses = 0
+        self.steps = 0
+
+    @property
+    def live(self) -> list[Sequence]:
+        return [sequence for sequence in self.received if sequence not in self.reasons]
+
+    def add(
+        self,
+        prompt: list[int],
+        max_new_tokens: int,
+        *,
+        end_id: int | None = None,
+        priority: float = 0.5,
+        salt: bytes = b"",
+        drafter: Drafter | None = None,
+    ) -> Sequence:
+        sequence = Sequence(
+            id=f"request-{len(self.received)}",
+            prompt=np.array(prompt),
+            max_new_tokens=max_new_tokens,
+            end_id=end_id,
+            priority=priority,
+            cache_salt=salt,
+        )
+        self.scheduler.add(sequence, self.now_s)
+        self.received[sequence] = []
+        if drafter:
+            self.drafters[sequence] = drafter
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        progress = self.scheduler.cancel(sequence)
+        assert progress is not None
+        self._take(progress)
+
+    def begin_step(self) -> StepPlan | None:
+        """Let drafters propose and plan a step, without executing it."""
+        for sequence in self.live:
+            if sequence in self.drafters:
+                sequence.draft = self.drafters[sequence](sequence)
+        plan = self.scheduler.schedule(self.now_s)
+        self.now_s += 1.0
+        if plan is None:
+            assert not self.live, f"nothing is scheduled, but {self.live} wait"
+            return None
+        self.steps += 1
+        self.pauses += len(plan.paused)
+        self.scheduler.check_integrity()
+        self._check_limits(plan)
+        return plan
+
+    def end_step(self, plan: StepPlan, sampled: list[int]) -> list[Progress]:
+        progress = self.scheduler.advance(plan, np.array(sampled, dtype=np.int64))
+        for each in progress:
+            assert each.new_tokens
+            self._take(each)
+        self.scheduler.check_integrity()
+        return progress
+
+    def fail_step(self, plan: StepPlan, batch: StepBatch) -> None:
+        """The executor dies half-way: what it was to write is garbage."""
+        for table, positions, _ in self._parts(batch):
+            for position in positions:
+                self.cache[self._slot(table, position)] = GARBAGE
+        for progress in self.scheduler.fail(plan):
+            assert progress.finish_reason is FinishReason.ERROR
+            self._take(progress)
+        self.scheduler.check_integrity()
+
+    def step(self) -> StepPlan | None:
+        plan = self.begin_step()
+        if plan is not None:
+            self.end_step(plan, self.execute(plan, StepBatch.of(plan)))
+        return plan
+
+    def drain(self, max_steps: int = 5000) -> None:
+        """Run until idle, and check that everything was given back."""
+        for _ in range(max_steps):
+            if self.step() is None:
+                break
+        assert self.scheduler.is_idle, f"still busy after {max_steps} steps: {self.live}"
+        assert self.blocks.statistics.used == 0
+        self.check_results()
+
+    def check_results(self) -> None:
+        for sequence, output in self.received.items():
+            expected = generate(sequence.prompt.tolist(), sequence.max_new_tokens, sequence.end_id)
+            reason = self.reasons.get(sequence)
+            if reason in (FinishReason.STOP, FinishReason.LENGTH):
+                assert output == expected
+                assert (reason is FinishReason.STOP) == (expected[-1] == sequence.end_id)
+            else:
+                assert output == expected[: len(output)]
+            assert output == sequence.output
+
+    def execute(self, plan: StepPlan, batch: StepBatch) -> list[int]:
+        """What an executor does: attend to what is in blocks and to the step's own tokens, then store those.
+
+        It looks at nothing but the batch; the plan is there for the test to know what should have been seen.
+        """
+        before = self.cache.copy()
+        written: set[tuple[int, int]] = set()
+        read: set[tuple[int, int]] = set()
+        seen: list[list[int]] = []
+        for (table, positions, ids), entry in zip(self._parts(batch), plan.entries, strict=True):
+            past = [self._slot(table, position) for position in range(positions[0])]
+            own = [self._slot(table, position) for position in positions]
+            read.update(past)
+            assert written.isdisjoint(own), "two sequences write to one slot"
+            written.update(own)
+            for slot, token in zip(own, ids, strict=True):
+                self.cache[slot] = token
+            seen.append([int(before[slot]) for slot in past] + ids)
+            known = entry.sequence.prompt.tolist() + self.received[entry.sequence]
+            assert seen[-1] == known[: entry.stop] + list(entry.draft), f"{entry} read other tokens than its own"
+        assert written.isdisjoint(read), "a slot is read in the step that writes it"
+        assert batch.max_context_len == max(len(tokens) for tokens in seen)
+        return [self._sample(batch, seen, row) for row in batch.sample_rows.tolist()]
+
+    def _sample(self, batch: StepBatch, seen: list[list[int]], row: int) -> int:
+        owner = int(np.searchsorted(batch.subsequence_begins, row, side="right")) - 1
+        offset = row - int(batch.subsequence_begins[owner])
+        return next_token(seen[owner][: int(batch.past_lens[owner]) + offset + 1])
+
+    def _parts(self, batch: StepBatch) -> list[tuple[list[int], list[int], list[int]]]:
+        """Block table, positions and token ids of each sequence."""
+        parts = []
+        for s, past in enumerate(batch.past_lens.tolist()):
+            rows = slice(batch.subsequence_begins[s], batch.subsequence_begins[s + 1])
+            table = batch.block_indices[batch.block_indices_begins[s] : batch.block_indices_begins[s + 1]]
+            positions, ids = batch.position_ids[rows].tolist(), batch.input_ids[rows].tolist()
+            assert positions == list(range(past, past + len(ids)))
+            assert ids
+            parts.append((table.tolist(), positions, ids))
+        return parts
+
+    def _slot(self, table: list[int], position: int) -> tuple[int, int]:
+        size = self.blocks.tokens_per_block
+        return table[position // size], position % size
+
+    def _take(self, progress: Progress) -> None:
+        assert progress.sequence not in self.reasons, "progress after the end"
+        self.received[progress.sequence] += progress.new_tokens
+        if progress.finish_reason is not None:
+            self.reasons[progress.sequence] = progress.finish_reason
+
+    def _check_limits(self, plan: StepPlan) -> None:
+        config, gauges = self.scheduler.config, self.scheduler.gauges
+        assert 0 < plan.num_tokens <= config.max_num_tokens
+        assert len(plan.entries) <= len(self.scheduler.running) <= config.max_batch_size
+        assert len({entry.sequence for entry in plan.entries}) == len(plan.entries)
+        phases = [entry.in_context for entry in plan.entries]
+        assert phases == sorted(phases), "context before generation"
+        if not config.enable_chunked_context:
+            assert all(entry.rows for entry in plan.entries)
+        assert gauges.active == len(self.live)
+        assert gauges.scheduled == len(plan.entries) == gauges.context + gauges.generation_requests
+        assert gauges.waiting == gauges.active - gauges.scheduled
+        assert gauges.total_context_tokens == sum(e.num_tokens for e in plan.entries if e.in_context)
+
+
+def config(
+    *,
+    batch: int = 4,
+    tokens: int = 16,
+    policy: CapacityPolicy = CapacityPolicy.GUARANTEED_NO_EVICT,
+    chunked: bool = True,
+    reuse: bool = True,
+    queue: int = 0,
+    urgency: Urgency = FIRST_COME,
+) -> SchedulerConfig:
+    return SchedulerConfig(
+        max_batch_size=batch,
+        max_num_tokens=tokens,
+        max_seq_len=64,
+        capacity_policy=policy,
+        enable_chunked_context=chunked,
+        enable_kv_cache_reuse=reuse,
+        max_queue_size=queue,
+        urgency=urgency,
+    )
+
+
+def engine(settings: SchedulerConfig, num_blocks: int = 16, tokens_per_block: int = 4) -> SimulatedEngine:
+    return SimulatedEngine(settings, num_blocks, tokens_per_block)
+
+
+def spans(plan: StepPlan | None) -> list[tuple[int, int, int]]:
+    assert plan is not None
+    return [(entry.start, entry.stop, entry.rows) for entry in plan.entries]
+
+
+def step_until_paused(one: SimulatedEngine) -> StepPlan:
+    while True:
+        plan = one.step()
+        assert plan is not None, "idle without having paused anybody"
+        if plan.paused:
+            return plan
