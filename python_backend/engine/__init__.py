@@ -1,0 +1,1 @@
+"""The CPU engine: the loop, and the executors that compute its steps."""

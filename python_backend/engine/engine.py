@@ -1,0 +1,162 @@
+"""The loop that keeps one executor busy: admit, schedule, execute, advance, report.
+
+It knows nothing of text or transports. Requests come in from any thread; progress goes out, a step at a time, to the
+listener, which must not block: the loop never waits for a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from python_backend.engine.executor import Executor
+from python_backend.errors import EngineFault, Overloaded, SlipstreamError
+from python_backend.scheduling.block_manager import BlockManager, BlockStatistics
+from python_backend.scheduling.scheduler import Scheduler
+from python_backend.scheduling.scheduler_config import SchedulerConfig
+from python_backend.scheduling.sequence import FinishReason, Sequence
+from python_backend.scheduling.step_batch import StepBatch
+from python_backend.scheduling.step_plan import Progress, SchedulerGauges
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did to the sequences in it."""
+
+    progress: Many[Progress]
+    at_s: float  # when the step's tokens were there, on the engine's clock
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """The figures behind NVIDIA's nv_trt_llm_* gauges, at one moment."""
+
+    requests: SchedulerGauges
+    iterations: int
+    blocks: BlockStatistics
+    kv_cache_bytes: int
+
+
+class Engine:
+    """Serves many sequences on one executor by in-flight batching.
+
+    ``listener`` gets a StepReport after every step, on the engine's thread. Without ``start`` no thread exists and
+    ``step`` drives the engine, one iteration a call.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        config: SchedulerConfig,
+        listener: Callable[[StepReport], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.executor = executor
+        self.config = config
+        self.clock = clock
+        self._listener = listener
+        self._blocks = BlockManager(executor.num_blocks, executor.tokens_per_block)
+        self._scheduler = Scheduler(config, self._blocks)
+        self._changed = threading.Condition()  # guards the scheduler and all below
+        self._closing = False
+        self._fault: str | None = None
+        self._iterations = 0
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Run the loop on a thread of its own until ``close``."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence. Thread-safe.
+
+        Raises InvalidRequest when it can never run, Overloaded when the queue is full or the engine is shutting down,
+        EngineFault when the loop has died.
+        """
+        with self._changed:
+            if self._fault:
+                raise EngineFault(self._fault)
+            if self._closing:
+                raise Overloaded("the engine is shutting down and takes no new requests. Try another instance.")
+            self._scheduler.add(sequence, self.clock())
+            self._changed.notify()
+
+    def cancel(self, sequence: Sequence) -> bool:
+        """Give the sequence up in whatever state it is and free its blocks. False if it had ended. Thread-safe."""
+        with self._changed:
+            return self._scheduler.cancel(sequence) is not None
+
+    def close(self) -> None:
+        """Finish what was accepted, then stop the loop. Thread-safe; returns when the loop has ended."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        with self._changed:
+            return EngineStatistics(
+                requests=self._scheduler.gauges,
+                iterations=self._iterations,
+                blocks=self._blocks.statistics,
+                kv_cache_bytes=self.executor.kv_cache_bytes,
+            )
+
+    def step(self) -> bool:
+        """One iteration. False if there was nothing to compute."""
+        with self._changed:
+            plan = self._scheduler.schedule(self.clock())
+            if plan is None:
+                return False
+            batch = StepBatch.of(plan)  # a cancellation may empty block tables once the lock is free
+        try:
+            sampled = self.executor.execute(batch)
+        except EngineFault:
+            log.exception("step failed: sequences=%d", len(plan.entries))
+            with self._changed:
+                progress = self._scheduler.fail(plan)
+        else:
+            with self._changed:
+                progress = self._scheduler.advance(plan, sampled)
+                self._iterations += 1
+        self._listener(StepReport(progress, self.clock()))
+        return True
+
+    def check_integrity(self) -> None:
+        """Raises EngineFault if the block accounting contradicts itself."""
+        with self._changed:
+            self._scheduler.check_integrity()
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                self.step()  # nothing, if the last sequence was cancelled in between
+        except Exception as error:
+            # The loop's last words: whatever broke it, nobody may be left waiting for an answer.
+            log.exception("engine loop died")
+            reason = str(error) if isinstance(error, SlipstreamError) else "internal error"
+            with self._changed:
+                self._fault = f"the engine has stopped: {reason}. Restart the server; its log has the details."
+                live = [*self._scheduler.running, *self._scheduler.queue]
+                ended = [self._scheduler.finish(sequence, FinishReason.ERROR) for sequence in live]
+            self._listener(StepReport([progress for progress in ended if progress], self.clock()))
+
+    def _wait_for_work(self) -> bool:
+        """Block until there is work. False when the engine is to end."""
+        with self._changed:
+            if self._scheduler.is_idle:
+                self._scheduler.check_integrity()
+            while self._scheduler.is_idle:
+                if self._closing:
+                    return False
+                self._changed.wait()
+            return True
