@@ -1,0 +1,65 @@
+"""How tritonserver is called: a pure function from options to a command line and an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from python_backend.launcher.installation import ServerInstallation
+from python_backend.launcher.ports import Ports
+from python_backend.launcher.run import Run
+
+# The profile that config.pbtxt itself is; every other one is a file configs/<profile>.pbtxt.
+MAIN_PROFILE = "tensorrt_llm"
+ENGINE_DIR_VARIABLE = "SLIPSTREAM_ENGINE_DIR"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """What a server serves, and where.
+
+    ``models`` empty: all of the repository. ``engine_dir`` None: the one that each config.pbtxt names.
+    """
+
+    model_repository: Path
+    profile: str = "cpu"
+    engine_dir: Path | None = None
+    models: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    ports: Ports = field(default_factory=Ports)
+    exit_timeout_s: int = 10
+    log_verbose: bool = False
+
+
+def server_command(installation: ServerInstallation, options: ServerOptions, run: Run) -> list[str]:
+    """The command line of tritonserver."""
+    command = [
+        str(installation.binary),
+        f"--model-repository={options.model_repository.absolute()}",
+        *installation.arguments(run.directory),
+        "--disable-auto-complete-config",  # else every stub is started twice
+        f"--backend-config=python,shm-region-prefix-name={run.name}",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
+    ]
+    for service in ("http", "grpc", "metrics"):
+        command.append(f"--{service}-address={options.host}")
+        command.append(f"--{service}-port={getattr(options.ports, service)}")
+    if options.profile != MAIN_PROFILE:
+        command.append(f"--model-config-name={options.profile}")
+    if options.models:
+        command.append("--model-control-mode=explicit")
+        command.extend(f"--load-model={model}" for model in options.models)
+    if options.log_verbose:
+        command.append("--log-verbose=1")
+    return command
+
+
+def server_environment(
+    installation: ServerInstallation, options: ServerOptions, base: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of tritonserver and of its Python models."""
+    environment = installation.environment(base)
+    if options.engine_dir is not None:
+        environment[ENGINE_DIR_VARIABLE] = str(options.engine_dir.absolute())
+    return environment

@@ -1,0 +1,102 @@
+"""What a model repository holds, read from its config.pbtxt files the way Triton will read them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from python_backend.errors import SetupError, did_you_mean
+from python_backend.launcher.command import MAIN_PROFILE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryModel:
+    """One model, as the chosen profile configures it."""
+
+    name: str
+    config_path: Path
+    backend: str  # empty for an ensemble
+    instances: int
+    parameters: dict[str, str]
+    inputs: frozenset[str]
+    steps: tuple[str, ...]  # models of an ensemble
+
+    @property
+    def stubs(self) -> int:
+        """Processes that run its Python code."""
+        return self.instances if self.backend == "python" else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRepository:
+    """The models that a server would load."""
+
+    path: Path
+    models: dict[str, RepositoryModel]
+
+    @classmethod
+    def load(cls, path: Path, profile: str, only: Collection[str] = ()) -> ModelRepository:
+        """Reads every model of ``path``, or ``only`` those named and what their ensembles need.
+
+        SetupError when the folder, a model, the profile or a well-formed config.pbtxt is missing.
+        """
+        found = sorted(entry.parent for entry in path.glob("*/config.pbtxt"))
+        if not found:
+            raise SetupError(
+                f"{path} holds no model: a model repository has <model>/config.pbtxt files. "
+                "Name one with --model-repository."
+            )
+        profiles = {MAIN_PROFILE} | {config.stem for config in path.glob("*/configs/*.pbtxt")}
+        if profile not in profiles:
+            raise SetupError(
+                f"the profiles of {path} are {', '.join(sorted(profiles))}, not {profile!r}"
+                f"{did_you_mean(profile, profiles)}"
+            )
+        models = {directory.name: _read(directory, profile) for directory in found}
+        return cls(path, models if not only else _closure(models, only))
+
+    @property
+    def stubs(self) -> int:
+        """Processes that will run Python models."""
+        return sum(model.stubs for model in self.models.values())
+
+    def resolve(self, value: str) -> Path:
+        """A path of a config.pbtxt: relative ones start at the folder that holds the repository."""
+        return self.path.absolute().parent / value
+
+
+def _read(directory: Path, profile: str) -> RepositoryModel:
+    named = directory / "configs" / f"{profile}.pbtxt"
+    path = named if profile != MAIN_PROFILE and named.exists() else directory / "config.pbtxt"
+    try:
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise SetupError(f"{path} cannot be read, line:column {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"{path} cannot be read: {error}") from error
+    return RepositoryModel(
+        name=directory.name,
+        config_path=path,
+        backend=config.backend,
+        instances=sum(max(group.count, 1) for group in config.instance_group) or 1,
+        parameters={key: parameter.string_value for key, parameter in config.parameters.items()},
+        inputs=frozenset(tensor.name for tensor in config.input),
+        steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
+    )
+
+
+def _closure(models: dict[str, RepositoryModel], names: Iterable[str]) -> dict[str, RepositoryModel]:
+    chosen: dict[str, RepositoryModel] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in models:
+            raise SetupError(f"the models are {', '.join(models)}, not {name!r}{did_you_mean(name, models)}")
+        if name not in chosen:
+            chosen[name] = models[name]
+            waiting.extend(models[name].steps)
+    return chosen

@@ -1,0 +1,1 @@
+"""What must hold before a server can start: one small check a fact, each with what to do when it fails."""
