@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the only folder that knows Triton's Python API."""

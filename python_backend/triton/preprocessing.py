@@ -1,0 +1,106 @@
+"""`preprocessing`: prompts to token ids, as the engine's inputs want them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+from python_backend.contract import ENSEMBLE
+from python_backend.errors import InvalidRequest
+from python_backend.text.tokenizer import Tokenizer, decode_prompt
+from python_backend.triton.failure import error_response
+from python_backend.triton.logs import log_to_stderr
+from python_backend.triton.request_parameters import refuse_unknown
+from python_backend.triton.settings import PreprocessingSettings
+from python_backend.triton.tensors import read_inputs
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class TritonPythonModel:
+    """Tokenizes requests of one or several prompts."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the tokenizer. Raises SetupError, whose message Triton shows as the reason."""
+        log_to_stderr()
+        self._settings = PreprocessingSettings.of(args)
+        self._tokenizer = Tokenizer.load(self._settings.tokenizer_dir)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response a request; a bad request fails alone."""
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: Any) -> Any:
+        try:
+            refuse_unknown(request, ENSEMBLE)
+            arrays = self._tokenize(read_inputs(request))
+        except Exception as error:
+            # Also what nobody foresaw must fail this request alone, and without a traceback to its client.
+            return error_response(error, request.request_id())
+        wanted = request.requested_output_names()
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in wanted]
+        )
+
+    def _tokenize(self, inputs: Arrays) -> Arrays:
+        end_id = inputs.get("END_ID", np.array([[self._tokenizer.end_id]], np.int32))
+        pad_id = inputs.get("PAD_ID", np.array([[self._tokenizer.pad_id]], np.int32))
+        prompts = [
+            self._tokenizer.encode(decode_prompt(raw), self._settings.add_special_tokens)
+            for raw in inputs["QUERY"].reshape(-1)
+        ]
+        rows = len(prompts)
+        lengths = np.array([[prompt.size] for prompt in prompts], np.int32)
+        ids = np.full((rows, lengths.max()), pad_id.reshape(-1)[0], np.int32)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: prompt.size] = prompt
+        extra = inputs.get("PROMPT_TABLE_EXTRA_ID", np.zeros((rows, 1), np.uint64))
+        return {
+            "INPUT_ID": ids,
+            "REQUEST_INPUT_LEN": lengths,
+            "DECODER_INPUT_ID": np.broadcast_to(pad_id, (rows, 1)).astype(np.int32),
+            "REQUEST_DECODER_INPUT_LEN": np.ones((rows, 1), np.int32),
+            "BAD_WORDS_IDS": self._words(inputs, "BAD_WORDS_DICT", rows),
+            "STOP_WORDS_IDS": self._words(inputs, "STOP_WORDS_DICT", rows),
+            "EMBEDDING_BIAS": self._bias(inputs, rows),
+            "REQUEST_OUTPUT_LEN": inputs["REQUEST_OUTPUT_LEN"],
+            "OUT_END_ID": np.broadcast_to(end_id, (rows, 1)).astype(np.int32),
+            "OUT_PAD_ID": np.broadcast_to(pad_id, (rows, 1)).astype(np.int32),
+            "OUT_PROMPT_TABLE_EXTRA_IDS": np.broadcast_to(extra, ids.shape).astype(np.uint64),
+        }
+
+    def _words(self, inputs: Arrays, name: str, rows: int) -> npt.NDArray[np.int32]:
+        """[rows, 2, n]: all words' ids in row 0, padded with 0; the end of each word in row 1, padded with -1."""
+        lists = [self._word_ids(row) for row in inputs[name]] if name in inputs else [[] for _ in range(rows)]
+        longest = max(sum(map(len, words)) for words in lists)
+        table = np.zeros((rows, 2, longest), np.int32)
+        table[:, 1] = -1
+        for row, words in zip(table, lists, strict=True):
+            ends = np.cumsum([len(word) for word in words], dtype=np.int32)
+            row[0, : ends[-1] if words else 0] = [token for word in words for token in word]
+            row[1, : len(words)] = ends
+        return table
+
+    def _word_ids(self, words: npt.NDArray[Any]) -> list[list[int]]:
+        # An empty string stands for "no words": clients that send all fields send "".
+        texts = [raw for raw in words.reshape(-1) if raw]
+        return [self._tokenizer.encode(decode_prompt(raw), add_special_tokens=False).tolist() for raw in texts]
+
+    def _bias(self, inputs: Arrays, rows: int) -> npt.NDArray[np.float32]:
+        if "EMBEDDING_BIAS_WORDS" not in inputs:
+            return np.zeros((rows, 0), np.float32)
+        words, weights = inputs["EMBEDDING_BIAS_WORDS"], inputs.get("EMBEDDING_BIAS_WEIGHTS")
+        if weights is None or weights.shape != words.shape:
+            shape = None if weights is None else list(weights.shape)
+            raise InvalidRequest(
+                f"embedding_bias_words has shape {list(words.shape)} and embedding_bias_weights {shape}; "
+                "send one weight for each word."
+            )
+        bias = np.zeros((rows, self._tokenizer.vocab_size), np.float32)
+        for row, row_words, row_weights in zip(bias, words, weights, strict=True):
+            for raw, weight in zip(row_words, row_weights, strict=True):
+                row[self._tokenizer.encode(decode_prompt(raw), add_special_tokens=False)] += weight
+        return bias
