@@ -1,0 +1,98 @@
+"""The profile `cpu-unary`: one response a request, for unary gRPC and HTTP infer, batching in flight all the same."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from python_backend.launcher.server import TritonServer
+from tests.integration.conftest import edited_repository, serving
+from tests.integration.triton_api import (
+    Tensors,
+    infer_inputs,
+    metric,
+    post,
+    stream,
+    text_request,
+    token_request,
+    wait_for_metric,
+    wait_until_idle,
+)
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def unary_server(tiny_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    repository = edited_repository(tmp_path_factory.mktemp("unary"), execution_mode="exact")
+    with serving(repository, tiny_engine, "cpu-unary") as server:
+        yield server
+
+
+def infer(server: TritonServer, model: str, arrays: Tensors, **options: object) -> triton.InferResult:
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        return client.infer(model, infer_inputs(arrays), **options)
+
+
+def test_unary_grpc_and_http_infer_give_what_the_stream_gives(
+    unary_server: TritonServer, tiny_server: TritonServer
+) -> None:
+    ids = [5, 80, 31, 7]
+    expected = stream(tiny_server, "tensorrt_llm", token_request(ids, 20)).ids
+    assert infer(unary_server, "tensorrt_llm", token_request(ids, 20)).as_numpy("output_ids").tolist() == [[expected]]
+    body = {
+        "inputs": [
+            {"name": "input_ids", "datatype": "INT32", "shape": [1, 4], "data": ids},
+            {"name": "input_lengths", "datatype": "INT32", "shape": [1, 1], "data": [4]},
+            {"name": "request_output_len", "datatype": "INT32", "shape": [1, 1], "data": [20]},
+        ]
+    }
+    outputs = {output["name"]: output for output in post(unary_server, "tensorrt_llm/infer", body).json()["outputs"]}
+    assert outputs["output_ids"]["shape"] == [1, 1, 20]
+    assert outputs["output_ids"]["data"] == expected
+
+
+def test_the_ensemble_answers_unary_calls(unary_server: TritonServer) -> None:
+    result = infer(unary_server, "ensemble", text_request("hello", 8))
+    text = result.as_numpy("text_output").item().decode()
+    over_http = post(unary_server, "ensemble/generate", {"text_input": "hello", "max_tokens": 8})
+    assert text == over_http.json()["text_output"]
+
+
+def test_requests_batch_in_flight(unary_server: TritonServer) -> None:
+    steps = metric(unary_server, "nv_trt_llm_general_metrics", general_type="iteration_counter")
+    results: list[triton.InferResult] = []
+
+    def ask(token: int) -> None:
+        results.append(infer(unary_server, "tensorrt_llm", token_request([token], 200)))
+
+    threads = [threading.Thread(target=ask, args=(token,)) for token in range(3, 11)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until_idle(unary_server)
+    assert [result.as_numpy("sequence_length").item() for result in results] == [200] * 8
+    taken = metric(unary_server, "nv_trt_llm_general_metrics", general_type="iteration_counter") - steps
+    assert taken < 8 * 200 / 2, "one after the other would take 1600 steps"
+
+
+def test_errors_come_with_their_status(unary_server: TritonServer) -> None:
+    with pytest.raises(InferenceServerException, match="ask for at least 1") as refused:
+        infer(unary_server, "tensorrt_llm", token_request([5], 0))
+    assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
+    with pytest.raises(InferenceServerException, match="streaming needs a decoupled model"):
+        infer(unary_server, "tensorrt_llm", token_request([5], 5, streaming=True))
+
+
+def test_a_client_that_gives_up_frees_its_blocks(unary_server: TritonServer) -> None:
+    cancelled = metric(unary_server, "slipstream_requests_total", finish_reason="cancelled")
+    with pytest.raises(InferenceServerException, match="Deadline"):
+        infer(unary_server, "tensorrt_llm", token_request([5], 900), client_timeout=0.2)
+    wait_until_idle(unary_server)
+    wait_for_metric(unary_server, cancelled + 1, "slipstream_requests_total", finish_reason="cancelled")
