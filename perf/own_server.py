@@ -1,0 +1,51 @@
+"""A server of our own to load: Slipstream's model repository on free ports, gone when the work is done."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from python_backend.launcher.command import ServerOptions
+from python_backend.launcher.ports import Ports
+from python_backend.launcher.server import TritonServer
+
+PROFILE = "cpu"
+
+
+@contextmanager
+def own_server(
+    model_repository: Path, engine_dir: Path, models: tuple[str, ...] = (), *, execution_mode: str | None = None
+) -> Iterator[TritonServer]:
+    """A ready server with ``models``, or all; with an ``execution_mode``, from a copy of the repository set to it.
+
+    SetupError when it cannot start, with the reason.
+    """
+    with tempfile.TemporaryDirectory(prefix="slipstream-perf-") as scratch:
+        if execution_mode is not None:
+            model_repository = _copy(model_repository, Path(scratch), execution_mode)
+        options = ServerOptions(
+            model_repository=model_repository,
+            profile=PROFILE,
+            engine_dir=engine_dir,
+            models=models,
+            ports=Ports.free(),
+        )
+        with TritonServer(options) as server:
+            yield server
+
+
+def _copy(model_repository: Path, scratch: Path, execution_mode: str) -> Path:
+    copy = scratch / "model_repository"
+    shutil.copytree(model_repository, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in copy.glob(f"*/configs/{PROFILE}.pbtxt"):
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        if "execution_mode" in config.parameters:
+            config.parameters["execution_mode"].string_value = execution_mode
+            path.write_text(text_format.MessageToString(config))
+    return copy
