@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from python_backend.errors import SetupError, did_you_mean
 
+#: The environment variable by which the launcher tells the models which engine to serve.
+ENGINE_DIR_VARIABLE = "SLIPSTREAM_ENGINE_DIR"
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "openvino_model.xml"
 BUILD_COMMAND = "python -m build_engines demo"

@@ -27,7 +27,7 @@ def mode_properties(core: ov.Core, mode: ExecutionMode) -> dict[str, str]:
         # Attention in 32 bits reads 16-bit keys and values as they are. The plugin's default packs them to 8 bits: half
         # the memory, slower steps, and tokens that change with the batch far more often.
         return {"KV_CACHE_PRECISION": "f16"}
-    return {}  # with bfloat16 kernels (AMX, AVX-512) attention takes no float16; the plugin's defaults suit them
+    return {}  # bfloat16 kernels (AMX, AVX-512): untried with a float16 cache, so the plugin's defaults stand
 
 
 class OpenVinoExecutor:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from python_backend.engine.manifest import ENGINE_DIR_VARIABLE
 from python_backend.launcher.installation import ServerInstallation
 from python_backend.launcher.ports import Ports
 from python_backend.launcher.run import Run
 
 # The profile that config.pbtxt itself is; every other one is a file configs/<profile>.pbtxt.
 MAIN_PROFILE = "tensorrt_llm"
-ENGINE_DIR_VARIABLE = "SLIPSTREAM_ENGINE_DIR"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

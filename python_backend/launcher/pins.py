@@ -4,7 +4,6 @@ from __future__ import annotations
 
 # The last image with both `trtllm-build` and the C++ backend that runs compiled engines.
 TRITON_IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
-TENSORRT_LLM = "1.2.1"
 
 # The real tritonserver 2.51 for machines without a GPU. Its stub aborts on numpy 2, and numpy 1 ends at Python 3.12;
 # the project itself begins at 3.11.

@@ -11,13 +11,11 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from python_backend.engine.execution_mode import ExecutionMode
+from python_backend.engine.manifest import ENGINE_DIR_VARIABLE
 from python_backend.errors import SetupError, did_you_mean
 from python_backend.scheduling.scheduler_config import CapacityPolicy
 
 log = logging.getLogger(__name__)
-
-#: Overrides every parameter that names the engine's folder, so that one switch serves another engine.
-ENGINE_DIR_VARIABLE = "SLIPSTREAM_ENGINE_DIR"
 
 _BOOLEANS = {
     **dict.fromkeys(("true", "1", "t", "yes", "y"), True),
@@ -39,7 +37,7 @@ class ModelSettings(BaseModel):
     """Base of the settings of one model; a subclass has one field per parameter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    engine_dirs: ClassVar[tuple[str, ...]] = ()  # parameters that name the engine's folder
+    engine_dirs: ClassVar[tuple[str, ...]] = ()  # parameters that name the engine's folder; ENGINE_DIR_VARIABLE wins
 
     @classmethod
     def of(cls: type[Self], args: dict[str, str]) -> Self:

@@ -31,11 +31,11 @@ pytestmark = pytest.mark.server
 Serve = Callable[..., AbstractContextManager[TritonServer]]
 
 
-def ask_all(server: TritonServer, requests: list[dict[str, Any]], model: str = "tensorrt_llm") -> list[Answer]:
+def ask_all(server: TritonServer, requests: list[dict[str, Any]]) -> list[Answer]:
     answers: list[Answer | None] = [None] * len(requests)
 
     def ask(index: int) -> None:
-        answers[index] = stream(server, model, requests[index])
+        answers[index] = stream(server, "tensorrt_llm", requests[index])
 
     threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(requests))]
     for thread in threads:

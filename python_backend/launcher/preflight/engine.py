@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from python_backend.engine.manifest import ENGINE_DIR_VARIABLE, EngineManifest
 from python_backend.errors import SetupError
-from python_backend.launcher.command import ENGINE_DIR_VARIABLE
 from python_backend.launcher.model_repository import ModelRepository, RepositoryModel
 from python_backend.launcher.preflight.finding import Finding
 
@@ -52,9 +52,6 @@ def check_engines(
 
 
 def _cpu_engine(directory: Path) -> Finding:
-    # Imported here, since it needs OpenVINO, which a server for GPUs lacks.
-    from python_backend.engine.manifest import EngineManifest
-
     try:
         EngineManifest.load(directory)
     except SetupError as error:
