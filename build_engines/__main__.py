@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from build_engines.cpu_compile import compile_cpu_engine
-from build_engines.demo_model import demo_gguf
-from build_engines.gguf_checkpoint import import_gguf
+from build_engines.cpu.compile import compile_cpu_engine
+from build_engines.sources.demo_model import demo_gguf
+from build_engines.sources.gguf_checkpoint import import_gguf
 from python_backend.errors import SlipstreamError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ def publishing(directory: Path, *, known_by: str) -> Iterator[Path]:
         draft.mkdir()
         yield draft
         _replace(directory, draft, aside=workplace / "old")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise SetupError(
+                f"{directory} cannot be written ({error.strerror}). Make room and run it again."
+            ) from error
+        raise
     finally:
         shutil.rmtree(workplace)
 

@@ -16,13 +16,13 @@ from openvino import opset16 as ops
 from openvino.op import Parameter
 from openvino.op.util import Variable, VariableInfo
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.checkpoint_config import CheckpointConfig
-from build_engines.cpu_graph import llama_logits
-from build_engines.llama_weights import LlamaWeights
-from build_engines.openvino_ops import integers, named, parameter, reshape, rows
+from build_engines.checkpoint.config import CheckpointConfig
+from build_engines.checkpoint.reader import Checkpoint
+from build_engines.cpu.graph import llama_logits
+from build_engines.cpu.openvino_ops import integers, named, parameter, reshape, rows
+from build_engines.cpu.weights import LlamaWeights
 from build_engines.publish import publishing
-from build_engines.special_tokens import SpecialTokens
+from build_engines.sources.special_tokens import SpecialTokens
 
 
 def write_genai_model(checkpoint_dir: Path, model_dir: Path, *, quantize_lm_head: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from build_engines.checkpoint import Checkpoint
+from build_engines.checkpoint.reader import Checkpoint
 from perf.genai_ir import write_genai_model
 from python_backend.engine.manifest import EngineManifest
 from python_backend.errors import SetupError

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from build_engines.checkpoint_config import CheckpointConfig
-from build_engines.llama_weights import dequantized_state
+from build_engines.checkpoint.config import CheckpointConfig
+from build_engines.cpu.weights import dequantized_state
 
 
 class ReferenceLlama:

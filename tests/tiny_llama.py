@@ -12,9 +12,11 @@ from typing import Literal
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from build_engines.checkpoint import Tensor, write_checkpoint
-from build_engines.checkpoint_config import CheckpointConfig, Quantization
-from build_engines.cpu_compile import compile_cpu_engine
+from build_engines.checkpoint.config import CheckpointConfig, Quantization
+from build_engines.checkpoint.dtypes import Array
+from build_engines.checkpoint.tensor_table import LM_HEAD, tensor_table
+from build_engines.checkpoint.writer import write_checkpoint
+from build_engines.cpu.compile import compile_cpu_engine
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -36,6 +38,7 @@ def config(
 ) -> CheckpointConfig:
     """Hidden size 64, four query heads over two key/value heads."""
     return CheckpointConfig(
+        architecture="LlamaForCausalLM",
         dtype=dtype,
         vocab_size=VOCAB_SIZE,
         hidden_size=64,
@@ -52,12 +55,13 @@ def config(
     )
 
 
-def tensors(of: CheckpointConfig, *, seed: int = 0) -> dict[str, Tensor]:
+def tensors(of: CheckpointConfig, *, seed: int = 0) -> dict[str, Array]:
     """Random weights: gains around 1, matrices large enough that the next token depends on all before it."""
     random = np.random.default_rng(seed)
     return {
         name: 1 + random.normal(0, 0.1, shape) if len(shape) == 1 else random.normal(0, 0.2, shape)
-        for name, shape in of.tensor_shapes().items()
+        for name, shape in ((name, entry.whole.shape) for name, entry in tensor_table(of).items())
+        if not (name == LM_HEAD and of.tie_word_embeddings)
     }
 
 
@@ -75,7 +79,7 @@ def tokenizer() -> Tokenizer:
     return trained
 
 
-def tokenizer_files() -> dict[str, str]:
+def tokenizer_files() -> dict[str, bytes]:
     named = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|im_start|>",
@@ -83,13 +87,13 @@ def tokenizer_files() -> dict[str, str]:
         "pad_token": "<|endoftext|>",
         "chat_template": CHAT_TEMPLATE,
     }
-    return {"tokenizer.json": tokenizer().to_str(), "tokenizer_config.json": json.dumps(named)}
+    return {"tokenizer.json": tokenizer().to_str().encode(), "tokenizer_config.json": json.dumps(named).encode()}
 
 
 def checkpoint(folder: Path, of: CheckpointConfig | None = None, *, seed: int = 0) -> Path:
     """Write ``folder``/checkpoint and return it."""
     of = of or config()
-    write_checkpoint(folder / "checkpoint", of, tensors(of, seed=seed), tokenizer_files())
+    write_checkpoint(folder / "checkpoint", of, tensors(of, seed=seed).__getitem__, tokenizer_files())
     return folder / "checkpoint"
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from build_engines.checkpoint import Checkpoint, write_checkpoint
-from build_engines.llama_weights import dequantized_state
+from build_engines.checkpoint.reader import Checkpoint
+from build_engines.checkpoint.writer import write_checkpoint
+from build_engines.cpu.weights import dequantized_state
 from python_backend.errors import SetupError
 from tests import tiny_llama
 
@@ -25,10 +26,11 @@ def edit_config(checkpoint_dir: Path, **changes: Any) -> None:
 def test_reads_what_was_written(tmp_path: Path, tied: bool) -> None:
     config = tiny_llama.config(tied=tied)
     tensors = tiny_llama.tensors(config)
-    write_checkpoint(tmp_path / "checkpoint", config, tensors, tiny_llama.tokenizer_files())
+    write_checkpoint(tmp_path / "checkpoint", config, tensors.__getitem__, tiny_llama.tokenizer_files())
     checkpoint = Checkpoint.open(tmp_path / "checkpoint")
     assert checkpoint.config == config
-    assert ("lm_head.weight" in tensors) != tied
+    if tied:
+        tensors["lm_head.weight"] = tensors["transformer.vocab_embedding.weight"]
     for name, tensor in tensors.items():
         assert np.array_equal(checkpoint.tensor(name), tensor.astype(np.float16))
 
@@ -63,7 +65,7 @@ def test_writing_refuses_tensors_that_do_not_fit(tmp_path: Path) -> None:
     tensors = tiny_llama.tensors(config)
     tensors["transformer.ln_f.weight"] = np.ones(63)
     with pytest.raises(SetupError, match=r"transformer\.ln_f\.weight"):
-        write_checkpoint(tmp_path / "checkpoint", config, tensors, {})
+        write_checkpoint(tmp_path / "checkpoint", config, tensors.__getitem__, {})
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -71,9 +73,16 @@ def test_writing_refuses_tensors_that_do_not_fit(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"norm_epsilom": 1e-5}, 'unknown key "norm_epsilom"; did you mean "norm_epsilon"'),
-        ({"mapping": {"world_size": 2, "tp_size": 2}}, "sharded .*tp_size 2.*convert it again with tp_size 1"),
+        ({"mapping": {"world_size": 3, "tp_size": 2}}, "world_size 3 is not tp_size 2 x pp_size 1"),
+        ({"mapping": {"world_size": 3, "tp_size": 3}}, "num_attention_heads 4 cannot be divided by tp_size 3"),
+        ({"mapping": {"world_size": 3, "pp_size": 3}}, "num_hidden_layers 2 cannot be divided into pp_size 3 stages"),
         ({"architecture": "GPTForCausalLM"}, "key \"architecture\" is 'GPTForCausalLM'"),
-        ({"quantization": {"quant_algo": "FP8"}}, "key \"quantization.quant_algo.*'FP8'"),
+        ({"quantization": {"quant_algo": "INT3"}}, "key \"quantization.quant_algo.*'INT3'"),
+        ({"quantization": {"quant_algo": "W4A16_AWQ"}}, 'quantization.group_size" is missing'),
+        (
+            {"quantization": {"quant_algo": "NVFP4", "group_size": 48}},
+            "hidden_size 64 .* group_size 48; group_size 32 fits",
+        ),
         ({"quantization": {"exclude_modules": ["mlp.gate"]}}, "exclude_modules.0\" is 'mlp.gate'"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
         ({"hidden_size": 0}, 'key "hidden_size" is 0'),

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from build_engines.checkpoint import write_checkpoint
-from build_engines.checkpoint_config import CheckpointConfig
-from build_engines.cpu_compile import compile_cpu_engine
-from build_engines.openvino_ops import rotary_angles
+from build_engines.checkpoint.config import CheckpointConfig
+from build_engines.checkpoint.writer import write_checkpoint
+from build_engines.cpu.compile import compile_cpu_engine
+from build_engines.cpu.openvino_ops import rotary_angles
 from tests import tiny_llama
 from tests.reference_llama import ReferenceLlama
 from tests.unit.build_engines.paged_steps import PagedSequence, PagedSteps
@@ -105,7 +105,7 @@ def test_equal_logits_choose_the_lowest_id(tmp_path: Path) -> None:
     weights = tiny_llama.tensors(config)
     table = weights["transformer.vocab_embedding.weight"]
     table[160:] = table[:160]  # Every token has a twin.
-    write_checkpoint(tmp_path / "checkpoint", config, weights, tiny_llama.tokenizer_files())
+    write_checkpoint(tmp_path / "checkpoint", config, weights.__getitem__, tiny_llama.tokenizer_files())
     compile_cpu_engine(tmp_path / "checkpoint", tmp_path / "engine")
     steps = PagedSteps(tmp_path / "engine", outputs=["token_ids", "logits"])
     sequence = PagedSequence(list(range(60)), [0, 1])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.checkpoint_config import CheckpointConfig
-from build_engines.gguf_checkpoint import import_gguf
-from build_engines.gguf_file import GgufFile
+from build_engines.checkpoint.config import CheckpointConfig
+from build_engines.checkpoint.reader import Checkpoint
+from build_engines.sources.gguf_checkpoint import import_gguf
+from build_engines.sources.gguf_file import GgufFile
 from python_backend.errors import SetupError
 from tests import tiny_llama
 from tests.unit.build_engines.tiny_gguf import TOKENS, config, write_gguf

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from build_engines.demo_model import demo_gguf
-from build_engines.gguf_file import GgufFile
-from build_engines.gguf_tokenizer import tokenizer_files
+from build_engines.sources.demo_model import demo_gguf
+from build_engines.sources.gguf_file import GgufFile
+from build_engines.sources.gguf_tokenizer import tokenizer_files
 from tests import tiny_llama
 from tests.unit.build_engines.slow_tokenizer import SlowTokenizer
 from tests.unit.build_engines.tiny_gguf import config, write_gguf

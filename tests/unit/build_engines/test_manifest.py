@@ -9,7 +9,7 @@ import openvino as ov
 import pytest
 from tokenizers import Tokenizer
 
-from build_engines.cpu_compile import compile_cpu_engine
+from build_engines.cpu.compile import compile_cpu_engine
 from python_backend.engine.manifest import EngineManifest
 from python_backend.engine.openvino_model import read_model
 from python_backend.errors import SetupError

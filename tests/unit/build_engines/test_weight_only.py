@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from build_engines.weight_only import quantize_int8
+from build_engines.quantization.weight_only import quantize_int8
 
 float16_weights = arrays.arrays(
     np.float16,

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFWriter
 
-from build_engines.checkpoint import Tensor
-from build_engines.checkpoint_config import CheckpointConfig
+from build_engines.checkpoint.config import CheckpointConfig
+from build_engines.checkpoint.dtypes import Array
 from tests import tiny_llama
 
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<user>", *"abcdefghij0123456789Ġ", "ab", "Ġab", "ĠĠ"]
@@ -27,7 +27,7 @@ def permute(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def write_gguf(path: Path, config: CheckpointConfig, tensors: dict[str, Tensor], **changes: Any) -> Path:
+def write_gguf(path: Path, config: CheckpointConfig, tensors: dict[str, Array], **changes: Any) -> Path:
     """``changes`` replace metadata values, given with their dots as ``__``; None leaves one out."""
     writer = GGUFWriter(path, "llama")
     metadata: dict[str, Any] = {
@@ -70,7 +70,7 @@ def write_gguf(path: Path, config: CheckpointConfig, tensors: dict[str, Tensor],
     return path
 
 
-def gguf_tensors(config: CheckpointConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def gguf_tensors(config: CheckpointConfig, tensors: dict[str, Array]) -> dict[str, Array]:
     renamed = {
         "token_embd.weight": tensors["transformer.vocab_embedding.weight"],
         "output_norm.weight": tensors["transformer.ln_f.weight"],

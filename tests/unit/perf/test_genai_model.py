@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from build_engines.cpu_compile import compile_cpu_engine
+from build_engines.cpu.compile import compile_cpu_engine
 from perf import genai_model
 from perf.genai_ir import write_genai_model
 from python_backend.engine.execution_mode import ExecutionMode

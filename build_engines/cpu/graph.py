@@ -7,9 +7,19 @@ from typing import Protocol
 from openvino import Model, Node, Type
 from openvino import opset16 as ops
 
-from build_engines.llama_weights import LlamaLayer, LlamaWeights
-from build_engines.openvino_ops import RotaryEmbedding, Table, argmax, named, parameter, rms_norm, rows, split, swiglu
-from build_engines.paged_attention import PagedAttention
+from build_engines.cpu.openvino_ops import (
+    RotaryEmbedding,
+    Table,
+    argmax,
+    named,
+    parameter,
+    rms_norm,
+    rows,
+    split,
+    swiglu,
+)
+from build_engines.cpu.paged_attention import PagedAttention
+from build_engines.cpu.weights import LlamaLayer, LlamaWeights
 
 
 class Attention(Protocol):

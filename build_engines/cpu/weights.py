@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.weight_only import PlainWeight, Weight, quantize_int8
+from build_engines.checkpoint.reader import Checkpoint
+from build_engines.quantization.weight_only import PlainWeight, Weight, quantize_int8
 
 Vector = npt.NDArray[np.float32]
 

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from build_engines.checkpoint import Checkpoint, Tensor, write_checkpoint
-from build_engines.checkpoint_config import CheckpointConfig, Quantization
+from build_engines.checkpoint.config import CheckpointConfig, Quantization
+from build_engines.checkpoint.dtypes import Array
+from build_engines.checkpoint.reader import Checkpoint
+from build_engines.checkpoint.writer import write_checkpoint
 from build_engines.content_hash import builder_sha256, sha256_of
-from build_engines.gguf_file import GgufFile
-from build_engines.gguf_tokenizer import tokenizer_files
+from build_engines.sources.gguf_file import GgufFile
+from build_engines.sources.gguf_tokenizer import tokenizer_files
 from python_backend.engine.manifest import first_problem
 from python_backend.errors import SetupError
 
@@ -42,7 +44,8 @@ def import_gguf(gguf_file: Path, checkpoint_dir: Path) -> bool:
         return False
     gguf = GgufFile(gguf_file)
     config = checkpoint_config(gguf)
-    write_checkpoint(checkpoint_dir, config, _tensors(gguf, config), {**tokenizer_files(gguf), SOURCE_FILE: source})
+    files = {name: text.encode() for name, text in {**tokenizer_files(gguf), SOURCE_FILE: source}.items()}
+    write_checkpoint(checkpoint_dir, config, _tensors(gguf, config).__getitem__, files)
     return True
 
 
@@ -63,6 +66,7 @@ def checkpoint_config(gguf: GgufFile) -> CheckpointConfig:
         raise SetupError(f"{gguf.path}: rotary embeddings are scaled, which cannot be imported.")
     try:
         return CheckpointConfig(
+            architecture="LlamaForCausalLM",
             dtype="float16",
             vocab_size=len(gguf.get("tokenizer.ggml.tokens", list)),
             hidden_size=hidden_size,
@@ -91,14 +95,14 @@ def unpermute(rows: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float
     return rows.reshape(heads, head_size // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _tensors(gguf: GgufFile, config: CheckpointConfig) -> dict[str, Tensor]:
+def _tensors(gguf: GgufFile, config: CheckpointConfig) -> dict[str, Array]:
     unknown = gguf.tensor_names
 
     def read(name: str) -> npt.NDArray[np.float32]:
         unknown.discard(name)
         return gguf.tensor(name)
 
-    tensors: dict[str, Tensor] = {
+    tensors: dict[str, Array] = {
         "transformer.vocab_embedding.weight": read("token_embd.weight"),
         "transformer.ln_f.weight": read("output_norm.weight"),
     }

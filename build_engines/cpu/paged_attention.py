@@ -12,8 +12,8 @@ from openvino import Node, PartialShape, Type
 from openvino import opset16 as ops
 from openvino.op import Parameter, _PagedAttentionExtension
 
-from build_engines.checkpoint_config import CheckpointConfig
-from build_engines.openvino_ops import named, only, parameter, reshape
+from build_engines.checkpoint.config import CheckpointConfig
+from build_engines.cpu.openvino_ops import named, only, parameter, reshape
 
 
 class PagedAttention:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import openvino
 
-from build_engines.checkpoint import TOKENIZER_FILES, Checkpoint
+from build_engines.checkpoint.reader import TOKENIZER_FILES, Checkpoint
 from build_engines.content_hash import builder_sha256
-from build_engines.cpu_graph import build_paged_model
-from build_engines.llama_weights import LlamaWeights
+from build_engines.cpu.graph import build_paged_model
+from build_engines.cpu.weights import LlamaWeights
 from build_engines.publish import publishing
-from build_engines.special_tokens import SpecialTokens
+from build_engines.sources.special_tokens import SpecialTokens
 from python_backend.engine.manifest import MANIFEST_FILE, MODEL_FILE, EngineManifest
 from python_backend.errors import SetupError
 

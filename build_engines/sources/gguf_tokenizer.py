@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from build_engines.gguf_file import GgufFile
+from build_engines.sources.gguf_file import GgufFile
 from python_backend.errors import SetupError
 
 
