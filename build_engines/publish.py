@@ -32,9 +32,7 @@ def publishing(directory: Path, *, known_by: str) -> Iterator[Path]:
         _replace(directory, draft, aside=workplace / "old")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise SetupError(
-                f"{directory} cannot be written ({error.strerror}). Make room and run it again."
-            ) from error
+            raise SetupError(f"{directory} cannot be written ({error.strerror}). Make room and try again.") from error
         raise
     finally:
         shutil.rmtree(workplace)
