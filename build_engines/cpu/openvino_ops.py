@@ -11,7 +11,7 @@ from openvino import Node, Output, Type
 from openvino import opset16 as ops
 from openvino.op import Parameter
 
-from build_engines.quantization.weight_only import Int8Weight, Weight
+from build_engines.quantization.weights import Int8Weight, Weight
 
 
 def parameter(name: str, shape: Sequence[int], dtype: Type) -> Parameter:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engines.checkpoint.reader import Checkpoint
-from build_engines.quantization.weight_only import PlainWeight, Weight, quantize_int8
+from build_engines.quantization.weight_only import quantize_int8
+from build_engines.quantization.weights import PlainWeight, Weight
 
 Vector = npt.NDArray[np.float32]
 
