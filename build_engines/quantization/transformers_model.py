@@ -1,4 +1,4 @@
-"""A transformers model from the tensors of a checkpoint or a source, for ModelOpt to calibrate and tests to compare with."""
+"""A transformers model from a checkpoint's tensors: what ModelOpt calibrates, and what tests compare with."""
 
 from __future__ import annotations
 

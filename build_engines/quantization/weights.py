@@ -80,7 +80,8 @@ class NvFp4Weight:
         nibbles = np.stack([self.codes & 15, self.codes >> 4], axis=-1).reshape(out, blocks, -1)
         values = np.where(nibbles & 8, -1, 1).astype(np.float32) * _E2M1[nibbles & 7]
         scales = self.block_scales.astype(np.float32) * self.scale
-        return (values * scales[:, :, None]).reshape(out, -1)
+        dequantized: Floats = (values * scales[:, :, None]).reshape(out, -1)
+        return dequantized
 
 
 Weight = PlainWeight | Int8Weight | Int4Weight | Float8Weight | NvFp4Weight
