@@ -69,32 +69,35 @@ class SafetensorsFile:
 
 
 class SafetensorsWriter:
-    """One file, written in the order in which its tensors were announced, so that memory holds one at a time."""
+    """One file, written tensor by tensor in any order, so that memory holds one at a time."""
 
     def __init__(self, path: Path, tensors: Mapping[str, TensorType]) -> None:
         """Raises OSError when the file cannot be written."""
-        self._expected = dict(tensors)
+        self._missing = dict(tensors)
         header: dict[str, Any] = {}
         end = 0
-        for name, kind in tensors.items():
+        # Wide types first, as the library does it: torch reads only what begins at a multiple of its own size.
+        for name, kind in sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize):
             begin, end = end, end + kind.size_bytes
             dtype = SAFETENSORS_NAMES[kind.dtype]
             header[name] = {"dtype": dtype, "shape": list(kind.shape), "data_offsets": [begin, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT_BYTES)
+        data = _LENGTH_BYTES + len(text)
+        self._begins = {name: data + entry["data_offsets"][0] for name, entry in header.items()}
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
 
     def write(self, name: str, tensor: Array) -> None:
-        """The next tensor, of the type announced. Raises OSError when the disk is full."""
-        expected = next(iter(self._expected))
-        kind = self._expected.pop(expected)
-        assert (name, tensor.dtype, tensor.shape) == (expected, kind.dtype, kind.shape)
-        self._file.write(np.ascontiguousarray(tensor).view(np.uint8).data if tensor.ndim else tensor.tobytes())
+        """A tensor of the type announced. Raises OSError when the disk is full."""
+        kind = self._missing.pop(name)
+        assert (tensor.dtype, tensor.shape) == (kind.dtype, kind.shape), name
+        self._file.seek(self._begins[name])
+        self._file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
 
     def __enter__(self) -> SafetensorsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
-        assert error or not self._expected, f"not written: {list(self._expected)}"
+        assert error or not self._missing, f"not written: {list(self._missing)}"
