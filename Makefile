@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+RECIPE := recipes/smollm2-135m-int8.yaml
 ENGINE := engines/smollm2-135m-int8
 PROMPT ?= Explain in two sentences why the sky is blue.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test test-fast lint bench storm lock clean
+.PHONY: help serve demo test test-fast lint quantize accuracy bench storm lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +31,11 @@ lint: $(VENV)/dev  ## style, types, layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+quantize: $(VENV)/quantize  ## install what calibrated formats need (PyTorch, transformers, ModelOpt)
+
+accuracy: $(VENV)/dev  ## compare all formats on the demo model, for docs/accuracy.md
+	@$(BIN)/python -m build_engines accuracy
+
 bench: $(VENV)/dev $(ENGINE)  ## throughput and TTFT next to openvino-genai
 	@$(BIN)/python -m perf bench
 
@@ -42,8 +48,8 @@ lock: $(VENV)/dev  ## resolve pyproject.toml anew into requirements/
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .cache engines checkpoints
 
-$(ENGINE): $(VENV)/serve $(wildcard build_engines/*.py)
-	@$(BIN)/python -m build_engines demo --engine-dir $(ENGINE)
+$(ENGINE): $(VENV)/serve $(RECIPE) $(wildcard build_engines/*.py build_engines/*/*.py)
+	@$(BIN)/python -m build_engines build $(RECIPE)
 	@touch $(ENGINE)
 
 # The locks are complete, so nothing is resolved at installation: --no-deps.
@@ -53,6 +59,12 @@ $(VENV)/serve: requirements/serve.txt pyproject.toml
 	@start=$$(date +%s) && { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } \
 	  && $(PIP) --no-deps -r requirements/serve.txt && $(PIP) --no-deps --no-build-isolation --editable . \
 	  && echo "install dependencies: $(VENV) $$(($$(date +%s) - start)) s"
+	@touch $@
+
+$(VENV)/quantize: $(VENV)/serve requirements/quantize.txt requirements/torch.txt
+	@echo "install PyTorch, transformers and ModelOpt into $(VENV) ..."
+	@$(PIP) --no-deps -r requirements/quantize.txt
+	@$(PIP) -r requirements/torch.txt
 	@touch $@
 
 $(VENV)/dev: $(VENV)/serve requirements/dev.txt requirements/torch.txt

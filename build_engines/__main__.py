@@ -1,19 +1,28 @@
-"""``python -m build_engines``: make checkpoints, and engines from them."""
+"""``python -m build_engines``: from any checkpoint to verified engines, for GPUs and without."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from build_engines.accuracy_command import add_accuracy_parser
+from build_engines.check import check_engine
+from build_engines.checkpoint.config import CheckpointConfig
+from build_engines.checkpoint.reader import Checkpoint
 from build_engines.cpu.compile import compile_cpu_engine
-from build_engines.sources.demo_model import demo_gguf
-from build_engines.sources.gguf_checkpoint import import_gguf
-from python_backend.errors import SlipstreamError
+from build_engines.dry_run import describe
+from build_engines.lora.tensorrt_llm_lora import convert_lora
+from build_engines.pipeline import Pipeline
+from build_engines.planning.command import add_plan_parser
+from build_engines.progress import BuildDisplay
+from build_engines.recipe import Recipe
+from build_engines.sources.open_source import open_source
+from build_engines.verification.settings import VerificationSettings
+from build_engines.verification.verify import measure
+from python_backend.errors import SetupError, SlipstreamError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,23 +33,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SlipstreamError, OSError) as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("build_engines: interrupted; run it again to go on from the last complete step.", file=sys.stderr)
+        return 130
     return 0
 
 
-def _demo(options: argparse.Namespace) -> None:
-    _import(demo_gguf(), options.checkpoint_dir)
-    _compile(options)
+def _build(options: argparse.Namespace) -> None:
+    recipe = Recipe.read(options.recipe)
+    if options.source:
+        recipe = recipe.model_copy(update={"source": str(options.source)})
+    if options.dry_run:
+        for line in describe(recipe):
+            print(line)
+    else:
+        Pipeline(recipe, options.recipe).run()
 
 
-def _import_gguf(options: argparse.Namespace) -> None:
-    _import(options.gguf_file, options.checkpoint_dir)
+def _verify(options: argparse.Namespace) -> None:
+    settings = VerificationSettings(text=options.text or "default", max_tokens=options.max_tokens)
+    display = BuildDisplay()
+    with display.step("verify") as report:
+        found = measure(open_source(options.source), Checkpoint.open(options.checkpoint_dir), settings, report=report)
+    if options.json:
+        print(found.to_json(), end="")
+    else:
+        display.console.print(found.table())
+    found.check()
 
 
-def _import(gguf_file: Path, checkpoint_dir: Path) -> None:
-    _step(f"import {gguf_file.name}", checkpoint_dir, lambda: import_gguf(gguf_file, checkpoint_dir))
+def _check(options: argparse.Namespace) -> None:
+    findings = check_engine(options.engine_dir, content=options.content, model_repository=options.model_repository)
+    for finding in findings:
+        print(finding)
+    if any(finding.remedy for finding in findings):
+        raise SetupError(f"{options.engine_dir} cannot be served as it is.")
 
 
-def _compile(options: argparse.Namespace) -> None:
+def _lora(options: argparse.Namespace) -> None:
+    def convert() -> bool:
+        return convert_lora(options.adapter_dir, CheckpointConfig.read(options.checkpoint_dir), options.out_dir)
+
+    BuildDisplay().run("convert LoRA adapter", options.out_dir, lambda _: convert())
+
+
+def _compile_cpu(options: argparse.Namespace) -> None:
     def run() -> bool:
         return compile_cpu_engine(
             options.checkpoint_dir,
@@ -49,54 +86,76 @@ def _compile(options: argparse.Namespace) -> None:
             quantize_lm_head=options.quantize_lm_head,
         )
 
-    _step("compile CPU engine", options.engine_dir, run)
+    BuildDisplay().run("compile CPU engine", options.engine_dir, lambda _: run())
 
 
-def _step(what: str, result: Path, run: Callable[[], bool]) -> None:
-    """Run one step that says whether it had to do anything, with its time."""
-    console = Console(highlight=False, soft_wrap=True)
-    started_s = time.monotonic()
-    with console.status(what):
-        done = run()
-    elapsed_s = time.monotonic() - started_s
-    console.print(f"{what}: {result} [dim]{'' if done else 'up to date, '}{elapsed_s:.1f} s[/dim]")
+def _schema(options: argparse.Namespace) -> None:
+    print(recipe_schema(), end="")
+
+
+def recipe_schema() -> str:
+    """The JSON schema of recipes, by which editors complete and check them."""
+    return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build_engines", description=__doc__.partition(": ")[2])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="make the demo engine, SmolLM2-135M-Instruct in INT8")
-    demo.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints/smollm2-135m"), metavar="DIR")
-    demo.add_argument("--engine-dir", type=Path, default=Path("engines/smollm2-135m-int8"), metavar="DIR")
-    _add_compile_options(demo)
-    demo.set_defaults(run=_demo)
+    build = commands.add_parser("build", help="make all that a recipe names; only what has changed is made again")
+    build.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML file like those in recipes/")
+    build.add_argument("--source", type=Path, metavar="MODEL", help="the model, if it is not where the recipe says")
+    build.add_argument("--dry-run", action="store_true", help="say what would be made, and by which commands")
+    build.set_defaults(run=_build)
 
-    gguf = commands.add_parser("import-gguf", help="make a TensorRT-LLM checkpoint from a GGUF file")
-    gguf.add_argument("gguf_file", type=Path, metavar="FILE")
-    gguf.add_argument("checkpoint_dir", type=Path, metavar="DIR")
-    gguf.set_defaults(run=_import_gguf)
+    add_plan_parser(commands)
+
+    verify = commands.add_parser("verify", help="say how near a checkpoint is to the model that it was made from")
+    verify.add_argument("checkpoint_dir", type=Path, metavar="CHECKPOINT")
+    verify.add_argument("source", type=Path, metavar="MODEL", help="Hugging Face directory or .gguf")
+    verify.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="text to predict (default: built in)")
+    verify.add_argument("--max-tokens", type=int, default=8192, metavar="TOKENS", help="default: %(default)s")
+    verify.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    verify.set_defaults(run=_verify)
+
+    check = commands.add_parser("check", help="say whether an engine is whole, and can be served here")
+    check.add_argument("engine_dir", type=Path, metavar="ENGINE")
+    check.add_argument("--content", action="store_true", help="read all files and compare their SHA-256")
+    check.add_argument(
+        "--model-repository",
+        type=Path,
+        metavar="DIR",
+        help="compare its tensorrt_llm/config.pbtxt with the engine's limits",
+    )
+    check.set_defaults(run=_check)
+
+    add_accuracy_parser(commands)
+
+    lora = commands.add_parser("lora", help="convert a PEFT adapter for TensorRT-LLM engines")
+    lora.add_argument("adapter_dir", type=Path, metavar="ADAPTER")
+    lora.add_argument("checkpoint_dir", type=Path, metavar="CHECKPOINT", help="of the model that it adapts")
+    lora.add_argument("out_dir", type=Path, metavar="DIR", help="named by the lora_task_id that requests will give")
+    lora.set_defaults(run=_lora)
 
     compile_cpu = commands.add_parser("compile-cpu", help="make a CPU engine from a TensorRT-LLM checkpoint")
     compile_cpu.add_argument("checkpoint_dir", type=Path, metavar="CHECKPOINT")
     compile_cpu.add_argument("engine_dir", type=Path, metavar="ENGINE")
-    _add_compile_options(compile_cpu)
-    compile_cpu.set_defaults(run=_compile)
-    return parser
-
-
-def _add_compile_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    compile_cpu.add_argument(
         "--max-seq-len",
         type=int,
         metavar="TOKENS",
         help="most tokens of prompt and output together (default: the model's)",
     )
-    parser.add_argument(
+    compile_cpu.add_argument(
         "--quantize-lm-head",
         action=argparse.BooleanOptionalAction,
-        help="INT8 for the lm_head and a tied embedding (default: when the checkpoint's quant_algo is W8A16)",
+        help="INT8 for the lm_head and a tied embedding (default: when the layers are quantized)",
     )
+    compile_cpu.set_defaults(run=_compile_cpu)
+
+    schema = commands.add_parser("schema", help="print the JSON schema of recipes, for editors")
+    schema.set_defaults(run=_schema)
+    return parser
 
 
 if __name__ == "__main__":

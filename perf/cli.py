@@ -11,6 +11,7 @@ from client import SlipstreamClientError
 from perf.bench_command import PEER, bench
 from perf.closed_loop import UnequalWork
 from perf.genai_peer import PeerFailed
+from perf.sampling import sampling
 from perf.storm.command import storm
 from perf.storm.door import DOORS
 from perf.storm.transport import StreamFailed
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_bench(commands.add_parser("bench", help="throughput and latency, next to openvino-genai"))
     _add_storm(commands.add_parser("storm", help="clients that disconnect, and what the server is like afterwards"))
+    _add_sampling(commands.add_parser("sampling", help="what sampling costs, next to greedy decoding"))
     _add_variance(commands.add_parser("variance", help="how much the fast mode's tokens vary with the batch"))
     return parser
 
@@ -79,6 +81,15 @@ def _add_storm(parser: argparse.ArgumentParser) -> None:
         'execution_mode "exact". Without it, storm starts a server of its own',
     )
     parser.set_defaults(run=storm)
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    _add_engine(parser)
+    parser.add_argument("--sequences", type=_count, default=32, metavar="N", help="at a time (32)")
+    parser.add_argument("--max-tokens", type=_count, default=64, metavar="N", help="of every answer (64)")
+    parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="turns of each way (3)")
+    parser.add_argument("--json", type=_output, metavar="FILE", help="write every figure")
+    parser.set_defaults(run=sampling)
 
 
 def _add_variance(parser: argparse.ArgumentParser) -> None:

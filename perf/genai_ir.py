@@ -18,9 +18,9 @@ from openvino.op.util import Variable, VariableInfo
 
 from build_engines.checkpoint.config import CheckpointConfig
 from build_engines.checkpoint.reader import Checkpoint
-from build_engines.cpu.graph import llama_logits
+from build_engines.cpu.graph import decoder_logits
 from build_engines.cpu.openvino_ops import integers, named, parameter, reshape, rows
-from build_engines.cpu.weights import LlamaWeights
+from build_engines.cpu.weights import DecoderWeights
 from build_engines.publish import publishing
 from build_engines.sources.special_tokens import SpecialTokens
 
@@ -31,7 +31,7 @@ def write_genai_model(checkpoint_dir: Path, model_dir: Path, *, quantize_lm_head
     Raises SetupError when the checkpoint cannot be read.
     """
     checkpoint = Checkpoint.open(checkpoint_dir)
-    model = build_stateful_model(LlamaWeights(checkpoint, quantize_lm_head=quantize_lm_head))
+    model = build_stateful_model(DecoderWeights(checkpoint, quantize_lm_head=quantize_lm_head))
     with publishing(model_dir, known_by="openvino_model.xml") as draft:
         openvino.save_model(model, draft / "openvino_model.xml", compress_to_fp16=False)
         # Without tokenizer it does not know the end token, and refuses requests, even those that ignore it.
@@ -39,11 +39,11 @@ def write_genai_model(checkpoint_dir: Path, model_dir: Path, *, quantize_lm_head
         (draft / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
 
 
-def build_stateful_model(weights: LlamaWeights) -> Model:
+def build_stateful_model(weights: DecoderWeights) -> Model:
     """The graph from ``StatefulAttention``'s inputs to ``logits`` f32 [batch, length, vocabulary]."""
     attention = StatefulAttention(weights.config)
-    logits = named("logits", llama_logits(weights, attention, max_seq_len=weights.config.max_position_embeddings))
-    return Model([ops.result(logits)], attention.assignments, attention.parameters, "llama")
+    logits = named("logits", decoder_logits(weights, attention, max_seq_len=weights.config.max_position_embeddings))
+    return Model([ops.result(logits)], attention.assignments, attention.parameters, "decoder")
 
 
 class StatefulAttention:

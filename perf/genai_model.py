@@ -6,7 +6,7 @@ from pathlib import Path
 
 from build_engines.checkpoint.reader import Checkpoint
 from perf.genai_ir import write_genai_model
-from python_backend.engine.manifest import EngineManifest
+from python_backend.engine.manifest import CpuManifest
 from python_backend.errors import SetupError
 
 CACHE_DIR = Path(".cache/openvino-genai")
@@ -17,7 +17,7 @@ def genai_model(engine_dir: Path, checkpoint_dir: Path) -> Path:
 
     Raises SetupError when engine or checkpoint cannot be read, and when they do not belong together.
     """
-    manifest = EngineManifest.load(engine_dir)
+    manifest = CpuManifest.load(engine_dir)
     if Checkpoint.open(checkpoint_dir).sha256() != manifest.checkpoint_sha256:
         raise SetupError(f"{engine_dir} was not made from {checkpoint_dir}. Name its checkpoint with --checkpoint-dir.")
     lm_head = "int8" if manifest.quantize_lm_head else "plain"

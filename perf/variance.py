@@ -10,7 +10,6 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +50,10 @@ def measure(
     # Room for the largest batch at its longest; what a sequence's last block leaves empty is less than MARGIN_TOKENS.
     kv_cache_tokens = max(batch_sizes) * (max(map(len, prompts)) + max_tokens + MARGIN_TOKENS)
     exact, fast = (
-        _executor(engine_dir, mode, "token_ids", kv_cache_tokens) for mode in (ExecutionMode.EXACT, ExecutionMode.FAST)
+        OpenVinoExecutor(engine_dir, max_kv_cache_tokens=kv_cache_tokens, mode=mode)
+        for mode in (ExecutionMode.EXACT, ExecutionMode.FAST)
     )
     reference = _generate(exact, prompts, max_tokens, 1)
-    logits = _executor(engine_dir, ExecutionMode.EXACT, "logits", kv_cache_tokens)
     results = []
     for batch_size in batch_sizes:
         answers = _generate(fast, prompts, max_tokens, batch_size)
@@ -62,7 +61,7 @@ def measure(
         for prompt, expected, answer in zip(prompts, reference, answers, strict=True):
             first = next((i for i in range(max_tokens) if expected[i] != answer[i]), None)
             if first is not None:
-                row = _last_logits(logits, prompt + expected[:first])
+                row = _last_logits(exact, prompt + expected[:first])
                 firsts.append(first)
                 gaps.append(float(row[expected[first]] - row[answer[first]]))
         results.append(Variance(batch_size, num_prompts, len(firsts), firsts, gaps))
@@ -85,12 +84,6 @@ def variance(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps([asdict(found) for found in results], indent=1))
     return 0
-
-
-def _executor(
-    engine_dir: Path, mode: ExecutionMode, output: Literal["token_ids", "logits"], kv_cache_tokens: int
-) -> OpenVinoExecutor:
-    return OpenVinoExecutor(engine_dir, max_kv_cache_tokens=kv_cache_tokens, mode=mode, output=output)
 
 
 def _generate(executor: OpenVinoExecutor, prompts: list[Tokens], max_tokens: int, batch_size: int) -> list[Tokens]:
@@ -129,5 +122,6 @@ def _last_logits(executor: OpenVinoExecutor, tokens: Tokens) -> npt.NDArray[np.f
         max_context_len=count,
         sample_rows=np.array([count - 1]),
     )
-    row: npt.NDArray[np.float32] = executor.run(batch)[0]
+    executor.execute(batch)
+    row: npt.NDArray[np.float32] = executor.logits()[0].copy()
     return row

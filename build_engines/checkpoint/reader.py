@@ -58,6 +58,8 @@ class Checkpoint:
     def part(self, name: str, rank: int) -> Array:
         """What ``rank`` holds of a whole tensor. Raises KeyError when it is in another stage."""
         entry = self.table[name]
+        if not holds(self.config, entry, rank // self.config.mapping.tp_size):
+            raise KeyError(f"rank {rank} does not hold {name}")
         if name == LM_HEAD and LM_HEAD not in self.ranks[rank].tensors:
             return self.part(EMBEDDING, rank)
         return self.ranks[rank].tensor(rank_name(self.config, entry))

@@ -1,25 +1,18 @@
-"""The Llama family as an OpenVINO model: from token ids and block tables to sampled tokens and logits."""
+"""A decoder-only model as an OpenVINO graph: from token ids and block tables to sampled tokens and logits."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
+import numpy as np
 from openvino import Model, Node, Type
 from openvino import opset16 as ops
 
-from build_engines.cpu.openvino_ops import (
-    RotaryEmbedding,
-    Table,
-    argmax,
-    named,
-    parameter,
-    rms_norm,
-    rows,
-    split,
-    swiglu,
-)
+from build_engines.cpu.openvino_ops import argmax, named, parameter, rms_norm, rows, split
 from build_engines.cpu.paged_attention import PagedAttention
-from build_engines.cpu.weights import LlamaLayer, LlamaWeights
+from build_engines.cpu.rotary_embedding import RotaryEmbedding, rotary_angles, rotary_frequencies
+from build_engines.cpu.weight_constants import Table, linear
+from build_engines.cpu.weights import DecoderLayer, DecoderWeights
 
 
 class Attention(Protocol):
@@ -40,7 +33,7 @@ class Attention(Protocol):
         """Store the step's rotated keys and its values, attend to all stored ones: [..., heads * head_size]."""
 
 
-def build_paged_model(weights: LlamaWeights, *, max_seq_len: int) -> Model:
+def build_paged_model(weights: DecoderWeights, *, max_seq_len: int) -> Model:
     """The engine's graph. Inputs are those of ``PagedAttention`` and ``sample_rows``.
 
     For each of the R ``sample_rows`` i64 [R], indices into the step's tokens, ``token_ids`` i32 [R] is the greedy
@@ -48,13 +41,14 @@ def build_paged_model(weights: LlamaWeights, *, max_seq_len: int) -> Model:
     """
     attention = PagedAttention(weights.config)
     sample_rows = parameter("sample_rows", [-1], Type.i64)
-    logits = llama_logits(weights, attention, max_seq_len=max_seq_len, sample_rows=sample_rows)
+    logits = decoder_logits(weights, attention, max_seq_len=max_seq_len, sample_rows=sample_rows)
     outputs = [named("token_ids", argmax(logits)), named("logits", logits)]
-    return Model([ops.result(node) for node in outputs], [*attention.parameters, sample_rows], "llama")
+    results = [ops.result(node) for node in outputs]
+    return _with_stable_names(Model(results, [*attention.parameters, sample_rows], "decoder"))
 
 
-def llama_logits(
-    weights: LlamaWeights, attention: Attention, *, max_seq_len: int, sample_rows: Node | None = None
+def decoder_logits(
+    weights: DecoderWeights, attention: Attention, *, max_seq_len: int, sample_rows: Node | None = None
 ) -> Node:
     """Logits of the tokens at ``sample_rows``, which needs one token a row; of all tokens when there is none.
 
@@ -63,23 +57,40 @@ def llama_logits(
     config = weights.config
     embedding = Table(weights.embedding)
     lm_head = embedding if weights.lm_head is weights.embedding else Table(weights.lm_head)
-    rotate = RotaryEmbedding(
-        attention.positions, head_size=config.head_size, base=config.rotary_base, max_positions=max_seq_len
-    )
+    frequencies = rotary_frequencies(config.head_size, config.rotary_base, config.rotary_scaling)
+    rotate = RotaryEmbedding(attention.positions, rotary_angles(frequencies, max_seq_len))
     hidden = embedding.rows(attention.token_ids)
+    if config.architecture == "GemmaForCausalLM":
+        hidden = ops.multiply(hidden, ops.constant(np.float32(config.hidden_size**0.5)))
     for index, layer in enumerate(weights.layers()):
         normed = rms_norm(hidden, layer.input_layernorm, config.norm_epsilon)
-        query, key, value = split(Table(layer.qkv).linear(normed), config.q_rows, config.kv_rows, config.kv_rows)
-        query = rotate(attention.split_heads(query, config.num_attention_heads))
-        key = rotate(attention.split_heads(key, config.num_key_value_heads))
-        attended = attention.attend(index, query, key, value)
+        query, key, value = split(linear(layer.qkv, normed), config.q_rows, config.kv_rows, config.kv_rows)
+        query = attention.split_heads(query, config.num_attention_heads)
+        key = attention.split_heads(key, config.num_key_value_heads)
+        if layer.qk_layernorm is not None:
+            query, key = (
+                rms_norm(x, g, config.norm_epsilon) for x, g in zip((query, key), layer.qk_layernorm, strict=True)
+            )
+        attended = attention.attend(index, rotate(query), rotate(key), value)
         if sample_rows is not None and index == config.num_hidden_layers - 1:
             # Every token's keys and values are stored by now; the rest matters for the sampled ones only.
             hidden, attended = rows(hidden, sample_rows), rows(attended, sample_rows)
-        hidden = ops.add(hidden, Table(layer.dense).linear(attended))
-        hidden = ops.add(hidden, _mlp(layer, rms_norm(hidden, layer.post_layernorm, config.norm_epsilon)))
+        hidden = ops.add(hidden, linear(layer.dense, attended))
+        normed = rms_norm(hidden, layer.post_layernorm, config.norm_epsilon)
+        hidden = ops.add(hidden, _gated_mlp(layer, normed, config.hidden_act))
     return lm_head.linear(rms_norm(hidden, weights.ln_f, config.norm_epsilon))
 
 
-def _mlp(layer: LlamaLayer, x: Node) -> Node:
-    return Table(layer.proj).linear(swiglu(Table(layer.fc).linear(x), Table(layer.gate).linear(x)))
+def _gated_mlp(layer: DecoderLayer, x: Node, hidden_act: Literal["silu", "gelu"]) -> Node:
+    """SwiGLU or GeGLU (Shazeer, 2020)."""
+    gate = linear(layer.fc, x)
+    activated = ops.swish(gate) if hidden_act == "silu" else ops.gelu(gate, "tanh")
+    return linear(layer.proj, ops.multiply(activated, linear(layer.gate, x)))
+
+
+def _with_stable_names(model: Model) -> Model:
+    """OpenVINO numbers nodes by what the process has made before: equal models would be saved as different files."""
+    for index, node in enumerate(model.get_ordered_ops()):
+        if node.get_type_name() != "Parameter":
+            node.set_friendly_name(f"{node.get_type_name()}_{index}")
+    return model

@@ -1,4 +1,4 @@
-"""The layers of a Llama model as OpenVINO subgraphs, in the forms that the CPU plugin recognizes and fuses."""
+"""OpenVINO subgraphs that the layers of a decoder are made of, in the forms that the CPU plugin fuses."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 from openvino import Node, Output, Type
 from openvino import opset16 as ops
 from openvino.op import Parameter
 
-from build_engines.quantization.weights import Int8Weight, Weight
+from build_engines.quantization.weights import Floats
 
 
 def parameter(name: str, shape: Sequence[int], dtype: Type) -> Parameter:
@@ -50,79 +49,12 @@ def rows(x: Node, indices: Node) -> Node:
     return ops.gather(x, indices, ops.constant(np.int64(0)))
 
 
-class Table:
-    """A weight [out, in] that is in the graph once, however many layers read it."""
-
-    def __init__(self, weight: Weight) -> None:
-        if isinstance(weight, Int8Weight):
-            self._values = ops.constant(weight.integers)
-            self._scales: Node | None = ops.constant(weight.scales[:, None])
-        else:
-            self._values = ops.constant(weight.values)
-            self._scales = None
-
-    def linear(self, x: Node) -> Node:
-        """``x`` [..., in] times the transposed weight: [..., out]."""
-        return ops.matmul(x, _scaled(self._values, self._scales), False, True)
-
-    def rows(self, indices: Node) -> Node:
-        """The float32 rows at ``indices``: [..., in]."""
-        scales = None if self._scales is None else rows(self._scales, indices)
-        return _scaled(rows(self._values, indices), scales)
-
-
-def _scaled(values: Node, scales: Node | None) -> Node:
-    if values.get_element_type() != Type.f32:
-        values = ops.convert(values, "f32")
-    return values if scales is None else ops.multiply(values, scales)
-
-
-def rms_norm(x: Node, gain: npt.NDArray[np.float32], epsilon: float) -> Node:
+def rms_norm(x: Node, gain: Floats, epsilon: float) -> Node:
     """x / sqrt(mean(x²) + epsilon) * gain, over the last dimension."""
     mean_square = ops.reduce_mean(ops.power(x, ops.constant(np.float32(2))), integers(-1), keep_dims=True)
     root = ops.sqrt(ops.add(mean_square, ops.constant(np.float32(epsilon))))
     scale = ops.divide(ops.constant(np.float32(1)), root)
     return ops.multiply(ops.multiply(x, scale), ops.constant(gain))
-
-
-class RotaryEmbedding:
-    """Rotary position embedding in its rotate-half form (``rope_gpt_neox``), from tables of all positions.
-
-    The tables are computed here, as Hugging Face and TensorRT-LLM compute them, so that no angle passes through a
-    step that the plugin may run in lower precision: at position 8000 a bfloat16 angle is off by whole turns.
-    """
-
-    def __init__(self, positions: Node, *, head_size: int, base: float, max_positions: int) -> None:
-        """``positions`` i64 [batch, length], each below ``max_positions``."""
-        angles = rotary_angles(head_size, base, max_positions)
-        self._half = head_size // 2
-        self._cos = self._at(np.cos(angles), positions)
-        self._sin = self._at(np.sin(angles), positions)
-
-    def __call__(self, x: Node) -> Node:
-        """Rotate ``x`` [batch, heads, length, head_size]."""
-        # The plugin's RoPE fusion matches neither a negative axis nor a Split.
-        parts = ops.variadic_split(x, ops.constant(np.int64(3)), integers(self._half, self._half))
-        first, second = parts.outputs()
-        rotated = ops.concat([ops.negative(only(second)), only(first)], -1)
-        return ops.add(ops.multiply(x, self._cos), ops.multiply(rotated, self._sin))
-
-    @staticmethod
-    def _at(table: npt.NDArray[np.float32], positions: Node) -> Node:
-        both_halves = ops.constant(np.concatenate([table, table], axis=-1))
-        return ops.unsqueeze(rows(both_halves, positions), integers(1))
-
-
-def rotary_angles(head_size: int, base: float, max_positions: int) -> npt.NDArray[np.float32]:
-    """Angles [max_positions, head_size / 2] in radians, position / base^(2i / head_size), computed in float32."""
-    exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
-    inverse_frequencies = np.float32(1) / np.float32(base) ** exponents
-    return np.outer(np.arange(max_positions, dtype=np.float32), inverse_frequencies)
-
-
-def swiglu(gate: Node, up: Node) -> Node:
-    """silu(gate) * up."""
-    return ops.multiply(ops.swish(gate), up)
 
 
 def argmax(logits: Node) -> Node:

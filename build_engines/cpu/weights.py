@@ -1,39 +1,34 @@
-"""The weights of a Llama checkpoint exactly as the CPU engine uses them: quantized where the engine is.
-
-The graph is built from these and ``dequantized_state`` hands the same values to a reference implementation, so
-both see one set of numbers.
-"""
+"""The weights of a checkpoint exactly as the CPU engine uses them: quantized where the engine is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from build_engines.checkpoint.reader import Checkpoint
+from build_engines.checkpoint.tensor_table import EMBEDDING, FINAL_NORM, LM_HEAD, layer_tensor
+from build_engines.quantization.linear import Linear, read_linear
 from build_engines.quantization.weight_only import quantize_int8
-from build_engines.quantization.weights import PlainWeight, Weight
-
-Vector = npt.NDArray[np.float32]
+from build_engines.quantization.weights import Floats, PlainWeight, Weight
 
 
 @dataclass(frozen=True, slots=True)
-class LlamaLayer:
+class DecoderLayer:
     """One decoder layer. Rows of ``qkv`` are q, k, v; ``fc`` is Hugging Face's gate_proj, ``gate`` its up_proj."""
 
-    input_layernorm: Vector
-    qkv: Weight
-    dense: Weight
-    post_layernorm: Vector
-    fc: Weight
-    gate: Weight
-    proj: Weight
+    input_layernorm: Floats
+    qkv: Linear
+    qk_layernorm: tuple[Floats, Floats] | None
+    dense: Linear
+    post_layernorm: Floats
+    fc: Linear
+    gate: Linear
+    proj: Linear
 
 
-class LlamaWeights:
+class DecoderWeights:
     """Reads a checkpoint layer by layer, so that memory never holds a second copy of the model."""
 
     def __init__(self, checkpoint: Checkpoint, *, quantize_lm_head: bool) -> None:
@@ -41,55 +36,36 @@ class LlamaWeights:
         self._checkpoint = checkpoint
         self.config = checkpoint.config
         tied = self.config.tie_word_embeddings
-        self.embedding = self._weight("transformer.vocab_embedding", int8=quantize_lm_head and tied)
-        self.lm_head = self.embedding if tied else self._weight("lm_head", int8=quantize_lm_head)
-        self.ln_f = self._vector("transformer.ln_f")
+        self.embedding = self._vocabulary(EMBEDDING, int8=quantize_lm_head and tied)
+        self.lm_head = self.embedding if tied else self._vocabulary(LM_HEAD, int8=quantize_lm_head)
+        self.ln_f = self._gain(FINAL_NORM)
 
-    def layers(self) -> Iterator[LlamaLayer]:
-        """The decoder layers in order, each read when it is asked for."""
-        int8 = self.config.quantization.quant_algo == "W8A16"
+    def layers(self) -> Iterator[DecoderLayer]:
+        """The decoder layers in order, each read when it is asked for. Raises SetupError when ranks disagree."""
         for index in range(self.config.num_hidden_layers):
-            at = f"transformer.layers.{index}"
-            yield LlamaLayer(
-                input_layernorm=self._vector(f"{at}.input_layernorm"),
-                qkv=self._weight(f"{at}.attention.qkv", int8=int8),
-                dense=self._weight(f"{at}.attention.dense", int8=int8),
-                post_layernorm=self._vector(f"{at}.post_layernorm"),
-                fc=self._weight(f"{at}.mlp.fc", int8=int8),
-                gate=self._weight(f"{at}.mlp.gate", int8=int8),
-                proj=self._weight(f"{at}.mlp.proj", int8=int8),
+            yield DecoderLayer(
+                input_layernorm=self._gain(layer_tensor(index, "input_layernorm.weight")),
+                qkv=self._linear(index, "attention.qkv", bias=self.config.attn_bias),
+                qk_layernorm=self._qk_layernorm(index),
+                dense=self._linear(index, "attention.dense"),
+                post_layernorm=self._gain(layer_tensor(index, "post_layernorm.weight")),
+                fc=self._linear(index, "mlp.fc"),
+                gate=self._linear(index, "mlp.gate"),
+                proj=self._linear(index, "mlp.proj"),
             )
 
-    def _weight(self, name: str, *, int8: bool) -> Weight:
-        plain = self._checkpoint.tensor(f"{name}.weight")
+    def _vocabulary(self, name: str, *, int8: bool) -> Weight:
+        plain = self._checkpoint.tensor(name)
         return quantize_int8(plain) if int8 else PlainWeight(plain)
 
-    def _vector(self, name: str) -> Vector:
-        return self._checkpoint.tensor(f"{name}.weight").astype(np.float32)
+    def _linear(self, layer: int, name: str, *, bias: bool = False) -> Linear:
+        return read_linear(self._checkpoint.tensor, self.config.quantization, layer_tensor(layer, name), bias=bias)
 
+    def _qk_layernorm(self, layer: int) -> tuple[Floats, Floats] | None:
+        if not self.config.qk_layernorm:
+            return None
+        query, key = (self._gain(layer_tensor(layer, f"attention.{x}_layernorm.weight")) for x in "qk")
+        return query, key
 
-def dequantized_state(checkpoint_dir: Path, *, quantize_lm_head: bool) -> dict[str, npt.NDArray[np.float32]]:
-    """Hugging Face's names to float32 values, as the engine compiled from ``checkpoint_dir`` computes with them.
-
-    A tied model has no ``lm_head.weight``. Raises SetupError when the checkpoint cannot be read.
-    """
-    weights = LlamaWeights(Checkpoint.open(checkpoint_dir), quantize_lm_head=quantize_lm_head)
-    config = weights.config
-    state = {"model.embed_tokens.weight": weights.embedding.dequantize(), "model.norm.weight": weights.ln_f}
-    if not config.tie_word_embeddings:
-        state["lm_head.weight"] = weights.lm_head.dequantize()
-    for index, layer in enumerate(weights.layers()):
-        at = f"model.layers.{index}"
-        q, k, v = np.split(layer.qkv.dequantize(), [config.q_rows, config.q_rows + config.kv_rows])
-        state |= {
-            f"{at}.input_layernorm.weight": layer.input_layernorm,
-            f"{at}.self_attn.q_proj.weight": q,
-            f"{at}.self_attn.k_proj.weight": k,
-            f"{at}.self_attn.v_proj.weight": v,
-            f"{at}.self_attn.o_proj.weight": layer.dense.dequantize(),
-            f"{at}.post_attention_layernorm.weight": layer.post_layernorm,
-            f"{at}.mlp.gate_proj.weight": layer.fc.dequantize(),
-            f"{at}.mlp.up_proj.weight": layer.gate.dequantize(),
-            f"{at}.mlp.down_proj.weight": layer.proj.dequantize(),
-        }
-    return state
+    def _gain(self, name: str) -> Floats:
+        return self._checkpoint.tensor(name).astype(np.float32)

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from build_engines.quantization.weights import Int4Weight, Int8Weight
 
+#: float32 copies of a whole lm_head would take several times the memory of the engine's.
+_BLOCK_ELEMENTS = 2**22
+
 
 def quantize_int8(weight: npt.NDArray[Any]) -> Int8Weight:
     """Quantize ``weight`` [out, in] symmetrically, one scale an output channel: TensorRT-LLM's W8A16.
@@ -41,6 +44,15 @@ def quantize_int4_groups(weight: npt.NDArray[Any], group_size: int) -> Int4Weigh
 
 
 def _quantize(weight: npt.NDArray[Any], *, steps: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    integers, scales = np.empty(weight.shape, np.int8), np.empty(len(weight), np.float32)
+    rows = max(1, _BLOCK_ELEMENTS // weight.shape[1])
+    for begin in range(0, len(weight), rows):
+        block = slice(begin, begin + rows)
+        integers[block], scales[block] = _quantize_rows(weight[block], steps)
+    return integers, scales
+
+
+def _quantize_rows(weight: npt.NDArray[Any], steps: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     exact = weight.astype(np.float32)
     scales = np.abs(exact).max(axis=1) / np.float32(steps)
     divisors = np.where(scales == 0, np.float32(1), scales)

@@ -25,11 +25,22 @@ class GgufFile:
         except (OSError, ValueError, IndexError) as error:
             raise SetupError(f"{path} cannot be read as GGUF: {error}") from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        self._values: dict[str, Any] = {}  # Decoding a vocabulary takes a second.
 
     @property
-    def tensor_names(self) -> set[str]:
-        """A set of the caller's own."""
-        return set(self._tensors)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's; a weight's is [out, in]."""
+        return {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
+
+    @property
+    def types(self) -> dict[str, str]:
+        """What every tensor is stored as, by llama.cpp's name: "F16", "Q4_K" and such."""
+        return {name: tensor.tensor_type.name for name, tensor in self._tensors.items()}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of all metadata."""
+        return tuple(self._reader.fields)
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor as float32; a weight is [out, in]. Raises SetupError when it is missing or cannot be dequantized."""
@@ -53,10 +64,12 @@ class GgufFile:
         field = self._reader.get_field(key)
         if field is None:
             return None
-        try:
-            value: Any = field.contents()
-        except (ValueError, IndexError) as error:
-            raise SetupError(f'{self.path}: metadata "{key}" is damaged ({error}).') from error
+        if key not in self._values:
+            try:
+                self._values[key] = field.contents()
+            except (ValueError, IndexError) as error:
+                raise SetupError(f'{self.path}: metadata "{key}" is damaged ({error}).') from error
+        value = self._values[key]
         if kind is float and isinstance(value, float):
             value = _shortest(value)
         if not isinstance(value, kind):

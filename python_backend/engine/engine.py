@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from python_backend.engine.executor import Executor
+from python_backend.engine.sampling.step_sampler import StepSampler, TokenDetails
 from python_backend.errors import EngineFault, Overloaded, SlipstreamError
 from python_backend.scheduling.block_manager import BlockManager, BlockStatistics
 from python_backend.scheduling.scheduler import Scheduler
@@ -31,6 +32,7 @@ class StepReport:
 
     progress: Many[Progress]
     at_s: float  # when the step's tokens were there, on the engine's clock
+    details: Mapping[Sequence, TokenDetails] = field(default_factory=dict)  # of those in progress that asked for any
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Engine:
         self._listener = listener
         self._blocks = BlockManager(executor.num_blocks, executor.tokens_per_block)
         self._scheduler = Scheduler(config, self._blocks)
+        self._sampler = StepSampler(executor.vocab_size)
         self._changed = threading.Condition()  # guards the scheduler and all below
         self._closing = False
         self._fault: str | None = None
@@ -75,11 +78,12 @@ class Engine:
         self._thread.start()
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence. Thread-safe.
+        """Queue a sequence, whose ``sampling`` is a SamplingState or None: greedy. Thread-safe.
 
         Raises InvalidRequest when it can never run, Overloaded when the queue is full or the engine is shutting down,
         EngineFault when the loop has died.
         """
+        self._sampler.admit(sequence)
         with self._changed:
             if self._fault:
                 raise EngineFault(self._fault)
@@ -118,17 +122,20 @@ class Engine:
             if plan is None:
                 return False
             batch = StepBatch.of(plan)  # a cancellation may empty block tables once the lock is free
+        details: Mapping[Sequence, TokenDetails] = {}
         try:
-            sampled = self.executor.execute(batch)
+            token_ids = self.executor.execute(self._sampler.with_context_rows(plan, batch))
+            choice = self._sampler.choose(plan, token_ids, self.executor.logits)
         except EngineFault:
             log.exception("step failed: sequences=%d", len(plan.entries))
             with self._changed:
                 progress = self._scheduler.fail(plan)
         else:
             with self._changed:
-                progress = self._scheduler.advance(plan, sampled)
+                progress = self._scheduler.advance(plan, choice.tokens)
                 self._iterations += 1
-        self._listener(StepReport(progress, self.clock()))
+            details = choice.details(progress)
+        self._listener(StepReport(progress, self.clock(), details))
         return True
 
     def check_integrity(self) -> None:

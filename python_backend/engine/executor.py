@@ -28,10 +28,19 @@ class Executor(Protocol):
         """Memory of the KV cache."""
         ...
 
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the model knows."""
+        ...
+
     def execute(self, batch: StepBatch) -> npt.NDArray[np.int32]:
         """Compute the tokens of the batch, write their KV into their blocks, and select the next tokens.
 
         Returns the most likely next token after each of ``batch.sample_rows``, int32[R]. Not thread-safe.
         Raises EngineFault when the step could not be computed; blocks of the batch are then undefined.
         """
+        ...
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """What the latest ``execute`` chose from, float32[R, vocab_size]: a view that the next step overwrites."""
         ...

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
 from python_backend.engine.execution_mode import ExecutionMode
+from python_backend.engine.manifest import build_hint
 from python_backend.engine.openvino_model import read_model
 from python_backend.errors import EngineFault, SetupError
 from python_backend.scheduling.step_batch import StepBatch
@@ -43,22 +44,19 @@ class OpenVinoExecutor:
         max_kv_cache_tokens: int,
         mode: ExecutionMode,
         num_threads: int = 0,
-        output: Literal["token_ids", "logits"] = "token_ids",
     ) -> None:
-        """``output`` is what the graph computes for each sampled row; ``execute`` needs the token ids."""
         core = ov.Core()
         properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **mode_properties(core, mode)}
         if num_threads:
             properties["INFERENCE_NUM_THREADS"] = str(num_threads)
         try:
-            model = read_model(core, engine_dir, outputs=[output])
+            model = read_model(core, engine_dir, outputs=["token_ids", "logits"])
             self._compiled = core.compile_model(model, "CPU", properties)
         except RuntimeError as error:
             raise SetupError(
-                f"OpenVINO cannot load {engine_dir}: {_first_line(error)}. "
-                "Rebuild the engine: `python -m build_engines demo`."
+                f"OpenVINO cannot load {engine_dir}: {_first_line(error)}; {build_hint(engine_dir)}"
             ) from error
-        self._output = output
+        self.vocab_size = int(self._compiled.output("logits").partial_shape[1].get_length())
         self._request = self._compiled.create_infer_request()
         self._allocate(max_kv_cache_tokens)
 
@@ -86,13 +84,6 @@ class OpenVinoExecutor:
 
     def execute(self, batch: StepBatch) -> npt.NDArray[np.int32]:
         """See ``Executor.execute``."""
-        return self.run(batch).astype(np.int32, copy=False)
-
-    def run(self, batch: StepBatch) -> npt.NDArray[Any]:
-        """Compute a step and return the output for each sampled row: int32[R], or float32[R, vocabulary].
-
-        Raises EngineFault as ``execute`` does.
-        """
         inputs: dict[str, npt.NDArray[Any]] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
@@ -107,9 +98,14 @@ class OpenVinoExecutor:
             for name, array in inputs.items():
                 self._request.set_tensor(name, ov.Tensor(array))
             self._request.infer()
-            return np.array(self._request.get_tensor(self._output).data)
+            return np.array(self._request.get_tensor("token_ids").data, np.int32)
         except RuntimeError as error:
             raise EngineFault(f"OpenVINO could not compute a step: {_first_line(error)}") from error
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """See ``Executor.logits``."""
+        view: npt.NDArray[np.float32] = self._request.get_tensor("logits").data
+        return view
 
 
 def _first_line(error: Exception) -> str:

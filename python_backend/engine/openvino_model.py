@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openvino
 
-from python_backend.engine.manifest import MODEL_FILE, EngineManifest, build_hint
+from python_backend.engine.manifest import MODEL_FILE, CpuManifest, build_hint
 from python_backend.errors import SetupError
 
 
@@ -16,7 +16,7 @@ def read_model(core: openvino.Core, engine_dir: Path, *, outputs: Collection[str
 
     Raises SetupError when the engine is incomplete or was compiled for another OpenVINO.
     """
-    manifest = EngineManifest.load(engine_dir)
+    manifest = CpuManifest.load(engine_dir)
     if manifest.openvino_version != openvino.__version__:
         raise SetupError(
             f"{engine_dir} was compiled with OpenVINO {manifest.openvino_version}, this is {openvino.__version__}, and "
@@ -33,7 +33,7 @@ def read_model(core: openvino.Core, engine_dir: Path, *, outputs: Collection[str
     return model
 
 
-def _annotate(attention: openvino.Node, manifest: EngineManifest) -> None:
+def _annotate(attention: openvino.Node, manifest: CpuManifest) -> None:
     # The plugin asks for these, and OpenVINO's model format does not carry them.
     info = attention.get_rt_info()
     info["num_k_heads"] = info["num_v_heads"] = manifest.num_key_value_heads

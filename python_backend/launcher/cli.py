@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from python_backend.contract_page import contract_page
 from python_backend.errors import SetupError
+from python_backend.finding import Finding
 from python_backend.launcher.command import server_command, server_environment
 from python_backend.launcher.companion import Companion
 from python_backend.launcher.console import ConsoleReport
@@ -21,8 +22,8 @@ from python_backend.launcher.installation import find_installation
 from python_backend.launcher.leftovers import Leftovers
 from python_backend.launcher.model_repository import ModelRepository
 from python_backend.launcher.preflight.checklist import preflight
-from python_backend.launcher.preflight.finding import Finding
 from python_backend.launcher.probe import Probe
+from python_backend.launcher.ranks import with_ranks
 from python_backend.launcher.run import Run
 from python_backend.launcher.server import TritonServer
 from python_backend.launcher.settings import ServeSettings, add_flags, read_settings
@@ -96,6 +97,11 @@ def _serve(console: Console, settings: ServeSettings, companion: Companion | Non
     installation, options = find_installation(), settings.server_options
     if settings.dry_run:
         run = Run.new()
+        try:
+            repository = ModelRepository.load(options.model_repository, options.profile, options.models)
+            options = with_ranks(options, repository)
+        except SetupError as error:
+            _say(console, f"# for an engine of one rank; how many there are is not known: {error}")
         changed = server_environment(installation, options, os.environ).items() - os.environ.items()
         for name, value in sorted(changed):
             _say(console, f"{name}={shlex.quote(value)}")
@@ -108,6 +114,7 @@ def _serve(console: Console, settings: ServeSettings, companion: Companion | Non
     if failed:
         return NOT_READY
     repository = ModelRepository.load(options.model_repository, options.profile, options.models)
+    options = with_ranks(options, repository)
     supervisor = Supervisor(
         new_server=lambda: TritonServer(options, installation),
         new_probe=lambda server: Probe.of(repository, server.http_url, server.metrics_url),

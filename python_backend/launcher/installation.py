@@ -13,7 +13,7 @@ from typing import Protocol
 
 import python_backend
 from python_backend.errors import SetupError
-from python_backend.launcher.pins import PYTRITON, TRITON_IMAGE
+from python_backend.pins import PYTRITON, TRITON_IMAGE
 
 STUB = "triton_python_backend_stub"
 PACKAGE = Path(python_backend.__file__).parent

@@ -6,9 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-
+from python_backend.engine.model_config import read_model_config, string_parameters
 from python_backend.errors import SetupError, did_you_mean
 from python_backend.launcher.command import MAIN_PROFILE
 
@@ -20,6 +18,7 @@ class RepositoryModel:
     name: str
     config_path: Path
     backend: str  # empty for an ensemble
+    max_batch_size: int
     instances: int
     parameters: dict[str, str]
     inputs: frozenset[str]
@@ -64,6 +63,11 @@ class ModelRepository:
         """Processes that will run Python models."""
         return sum(model.stubs for model in self.models.values())
 
+    @property
+    def engine_models(self) -> tuple[RepositoryModel, ...]:
+        """Those that TensorRT-LLM's own backend runs."""
+        return tuple(model for model in self.models.values() if model.backend == "tensorrtllm")
+
     def resolve(self, value: str) -> Path:
         """A path of a config.pbtxt: relative ones start at the folder that holds the repository."""
         return self.path.absolute().parent / value
@@ -72,18 +76,14 @@ class ModelRepository:
 def _read(directory: Path, profile: str) -> RepositoryModel:
     named = directory / "configs" / f"{profile}.pbtxt"
     path = named if profile != MAIN_PROFILE and named.exists() else directory / "config.pbtxt"
-    try:
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise SetupError(f"{path} cannot be read, line:column {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path} cannot be read: {error}") from error
+    config = read_model_config(path)
     return RepositoryModel(
         name=directory.name,
         config_path=path,
         backend=config.backend,
+        max_batch_size=config.max_batch_size,
         instances=sum(max(group.count, 1) for group in config.instance_group) or 1,
-        parameters={key: parameter.string_value for key, parameter in config.parameters.items()},
+        parameters=dict(string_parameters(config)),
         inputs=frozenset(tensor.name for tensor in config.input),
         steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
     )

@@ -13,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 
 from python_backend.errors import SetupError
-from python_backend.launcher.command import ServerOptions, server_command, server_environment
+from python_backend.launcher.command import ServerOptions, rank_prefix, server_command, server_environment
 from python_backend.launcher.installation import ServerInstallation, find_installation
 from python_backend.launcher.own_http import open_url
 from python_backend.launcher.parent_death import die_with_parent
+from python_backend.launcher.process import command_lines
 from python_backend.launcher.run import Run
 from python_backend.launcher.server_log import failure_reason
 
@@ -75,7 +76,7 @@ class TritonServer:
 
     @property
     def pid(self) -> int:
-        """The process id of the server, and the id of its process group, which holds the stubs too."""
+        """The process id of the server, or of mpirun; and the id of its process group, which holds the stubs too."""
         assert self._process is not None, "start() comes first"
         return self._process.pid
 
@@ -150,7 +151,8 @@ class TritonServer:
     def terminate(self) -> None:
         """Asks the server to drain: it refuses new requests, finishes running ones, and ends in its exit timeout."""
         if self.exit_code() is None:
-            self._signal(signal.SIGTERM)
+            for pid in self._leader_pids():
+                _signal(pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Ends server and stubs at once, and removes what they leave."""
@@ -171,14 +173,31 @@ class TritonServer:
         self.run.remove()
 
     def _kill_group(self) -> None:
-        """Stubs may outlive the server for seconds, so the whole group goes."""
+        """Stubs may outlive the server for seconds, so the whole group goes; ranks have groups of their own."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        if self.options.world_size > 1:
+            for pid, arguments in command_lines():
+                if any(self.run.name in argument for argument in arguments):
+                    _signal(pid, signal.SIGKILL)
 
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+    def _leader_pids(self) -> list[int]:
+        """Who drains when asked. With several ranks that is rank 0: mpirun would end all of them at once."""
+        if self.options.world_size == 1:
+            return [self.pid]
+        mark = f"={rank_prefix(self.run, 0)}"
+        leaders = [
+            pid
+            for pid, arguments in command_lines()
+            if pid != self.pid and any(argument.endswith(mark) for argument in arguments)
+        ]
+        return leaders or [self.pid]
 
     @property
     def _reachable_host(self) -> str:
         return "127.0.0.1" if self.options.host == "0.0.0.0" else self.options.host
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

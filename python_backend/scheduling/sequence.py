@@ -62,6 +62,10 @@ class Sequence:
     """0 to 1, higher is more urgent; 0.5 is TensorRT-LLM's default."""
     cache_salt: bytes = b""
     """Blocks are shared only between sequences of equal salt (tenant, LoRA adapter)."""
+    reads_cache: bool = True
+    """Start behind what the KV cache holds of the prompt already. False: compute all of it, for its logits, say."""
+    sampling: object | None = None
+    """For whoever chooses the tokens; nothing here looks at it."""
 
     draft: list[int] = field(default_factory=list)
     """Guesses for the tokens that follow the newest one. The next step that samples consumes them."""

@@ -71,7 +71,8 @@ class StepPlanner:
             sequence = self._queue.peek()
             if sequence is None:
                 return
-            match = self._blocks.match(sequence) if self._config.enable_kv_cache_reuse else Match([], 0)
+            reuse = self._config.enable_kv_cache_reuse and sequence.reads_cache
+            match = self._blocks.match(sequence) if reuse else Match([], 0)
             missing = sequence.num_tokens - len(match.blocks) * self._blocks.tokens_per_block
             if missing > self._budget and not self._config.enable_chunked_context:
                 return

@@ -20,7 +20,7 @@ from python_backend.errors import InvalidRequest, SetupError
 from python_backend.text.decoder_stages import Stage, stages_of
 
 _MAX_ID = 2**31 - 1
-_REBUILD = "Copy it from the checkpoint, or build an engine with its tokenizer: `python -m build_engines demo`."
+_REBUILD = "Copy it from the checkpoint, or build the engine again: build_command in its manifest.json says how."
 
 
 class Tokenizer:

@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 from python_backend.contract import TENSORRT_LLM
 from python_backend.engine.engine import Engine, StepReport
-from python_backend.engine.manifest import EngineManifest
+from python_backend.engine.manifest import CpuManifest
 from python_backend.engine.openvino_executor import OpenVinoExecutor
 from python_backend.errors import InvalidRequest, SlipstreamError
 from python_backend.metrics import FINISHED, INPUT_LENGTH, Recorder
@@ -39,7 +39,7 @@ class TritonPythonModel:
         """Load engine and tokenizer. Raises SetupError, whose message Triton shows as the reason."""
         log_to_stderr()
         self._settings = settings = CpuEngineSettings.of(args)
-        manifest = EngineManifest.load(settings.gpt_model_path)
+        manifest = CpuManifest.load(settings.gpt_model_path)
         self._tokenizer = Tokenizer.load(settings.tokenizer_dir)
         self._decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
         self._limits = Limits(

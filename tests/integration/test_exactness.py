@@ -15,7 +15,7 @@ from python_backend.launcher.server import TritonServer
 from python_backend.text.tokenizer import Tokenizer
 from tests.integration.conftest import ROOT
 from tests.integration.triton_api import metric, stream, token_request, wait_until_idle
-from tests.reference_llama import ReferenceLlama
+from tests.reference_model import ReferenceModel
 
 pytestmark = pytest.mark.server
 
@@ -45,7 +45,7 @@ QUESTIONS = [
 ]
 
 
-def greedy_mismatches(model: ReferenceLlama, prompt: list[int], output: list[int]) -> list[str]:
+def greedy_mismatches(model: ReferenceModel, prompt: list[int], output: list[int]) -> list[str]:
     """Where ``output`` is not the greedy continuation, with the logits of both choices.
 
     One pass over prompt and output suffices: as long as all earlier tokens agree, the logits at each position are those
@@ -82,7 +82,7 @@ def test_20_real_prompts_of_the_demo_model(exact_server: TritonServer, demo_engi
     prompts = [tokenizer.encode(text, add_special_tokens=True).tolist() for text in texts]
     together = generate_all(exact_server, prompts, [64] * len(prompts))
     assert [len(output) for output in together] == [64] * len(prompts)
-    model = ReferenceLlama(ROOT / "checkpoints" / "smollm2-135m", quantize_lm_head=True)
+    model = ReferenceModel(ROOT / "checkpoints" / "smollm2-135m", quantize_lm_head=True)
     mismatches = {
         text: found
         for text, prompt, output in zip(texts, prompts, together, strict=True)
@@ -119,6 +119,6 @@ def test_tiny_random_models_however_their_work_is_scheduled(
         outputs = generate_all(server, prompts, counts)
         wait_until_idle(server)
     assert [len(output) for output in outputs] == counts
-    model = ReferenceLlama(tiny_checkpoint, quantize_lm_head=True)
+    model = ReferenceModel(tiny_checkpoint, quantize_lm_head=True)
     for prompt, output in zip(prompts, outputs, strict=True):
         assert greedy_mismatches(model, prompt, output) == []

@@ -10,11 +10,12 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from build_engines.recipe import Recipe
 from python_backend.launcher.cli import parse
 from python_backend.launcher.model_repository import ModelRepository
-from python_backend.launcher.pins import NEWEST_PYTHON, NUMPY_BELOW, OLDEST_PYTHON, PYTRITON, TRITON_IMAGE
 from python_backend.launcher.server import KILL_MARGIN_S
 from python_backend.launcher.settings import ServeSettings, read_settings
+from python_backend.pins import NEWEST_PYTHON, NUMPY_BELOW, OLDEST_PYTHON, PYTRITON, TRITON_IMAGE
 
 ROOT = Path(__file__).parents[2]
 INSTALLED_AT = "/opt/slipstream"
@@ -180,10 +181,9 @@ def test_cpu_image_does_not_run_as_root() -> None:
 
 def test_cpu_image_builds_the_engine_that_config_pbtxt_names() -> None:
     model = ModelRepository.load(ROOT / "model_repository", "cpu").models["tensorrt_llm"]
-    engine = model.parameters["gpt_model_path"]
-    assert any(
-        f"build_engines demo --engine-dir {engine}" in run for run in instruction("deploy/Dockerfile.cpu", "RUN")
-    )
+    recipe = "recipes/smollm2-135m-int8.yaml"
+    assert model.parameters["gpt_model_path"] == str(Recipe.read(ROOT / recipe).cpu_engine_dir)
+    assert any(f"build_engines build {recipe}" in run for run in instruction("deploy/Dockerfile.cpu", "RUN"))
 
 
 def test_what_the_dockerfiles_copy_is_let_through_to_the_builder() -> None:

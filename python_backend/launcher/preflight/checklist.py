@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from python_backend.engine.gpus import present_gpus
 from python_backend.errors import SetupError
+from python_backend.finding import Finding
 from python_backend.launcher.command import ServerOptions, server_environment
 from python_backend.launcher.installation import PACKAGE, ImageInstallation, ServerInstallation
 from python_backend.launcher.model_repository import ModelRepository
 from python_backend.launcher.preflight.engine import check_backends, check_engines
-from python_backend.launcher.preflight.finding import Finding
 from python_backend.launcher.preflight.interpreter import (
     StubInterpreter,
     check_image_interpreter,
@@ -22,6 +23,7 @@ from python_backend.launcher.preflight.interpreter import (
 )
 from python_backend.launcher.preflight.libraries import check_libraries, check_program, missing_libraries
 from python_backend.launcher.preflight.resources import check_ports, check_shared_memory
+from python_backend.launcher.ranks import check_ranks
 
 
 def preflight(installation: ServerInstallation, options: ServerOptions) -> Iterator[Finding]:
@@ -60,7 +62,14 @@ def _models(installation: ServerInstallation, options: ServerOptions) -> Iterato
         yield Finding("models", str(error), "Correct --model-repository, --profile or --models.")
         return
     yield check_backends(repository, installation.backends, installation.name)
-    yield from check_engines(repository, options.engine_dir, _installed_version("tensorrt_llm"))
+    gpus = None
+    if repository.engine_models:
+        try:
+            gpus = present_gpus()
+        except SetupError as error:
+            yield Finding("GPUs", str(error), "Or choose --profile cpu, which needs none.")
+    yield from check_engines(repository, options.engine_dir, _installed_version("tensorrt_llm"), gpus)
+    yield from check_ranks(repository)
     yield check_shared_memory(repository.stubs)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from python_backend.launcher.pins import NEWEST_PYTHON, NUMPY_BELOW, OLDEST_PYTHON
-from python_backend.launcher.preflight.finding import Finding
+from python_backend.finding import Finding
+from python_backend.pins import NEWEST_PYTHON, NUMPY_BELOW, OLDEST_PYTHON
 
 # -I as in the stub's embedded interpreter: neither PYTHONPATH nor the current directory counts.
 INSPECT = [

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from python_backend.launcher.preflight.finding import Finding
+from python_backend.finding import Finding
 
 
 def check_program(what: str, path: Path, installation: str) -> Finding:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from python_backend.finding import Finding
 from python_backend.launcher.ports import Ports
-from python_backend.launcher.preflight.finding import Finding
 from python_backend.launcher.run import SHARED_MEMORY
 
 MIB = 2**20

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from build_engines.cpu.compile import compile_cpu_engine
-from python_backend.engine.manifest import EngineManifest
+from python_backend.engine.manifest import CpuManifest, TensorRtLlmManifest, load_manifest
 from python_backend.engine.openvino_model import read_model
 from python_backend.errors import SetupError
 from tests import tiny_llama
@@ -23,7 +23,7 @@ def edit_manifest(engine_dir: Path, **changes: object) -> None:
 
 def test_describes_the_engine(tmp_path: Path) -> None:
     engine_dir = tiny_llama.engine(tmp_path, max_seq_len=500)
-    manifest, config = EngineManifest.load(engine_dir), tiny_llama.config()
+    manifest, config = CpuManifest.load(engine_dir), tiny_llama.config()
     tokenizer = Tokenizer.from_file(str(engine_dir / "tokenizer.json"))
     assert (manifest.kind, manifest.quant_algo, manifest.quantize_lm_head) == ("cpu", "W8A16", True)
     assert (manifest.max_seq_len, manifest.max_position_embeddings) == (500, config.max_position_embeddings)
@@ -38,32 +38,46 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path: Path, name: str) -> No
     engine_dir = tiny_llama.engine(tmp_path)
     path = engine_dir / name
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(SetupError, match=rf"{name} .*python -m build_engines demo --engine-dir {engine_dir}"):
-        EngineManifest.load(engine_dir)
+    with pytest.raises(SetupError, match=rf"{name} .*python -m build_engines "):
+        CpuManifest.load(engine_dir)
     path.unlink()
-    with pytest.raises(SetupError, match=rf"{name} .*python -m build_engines demo --engine-dir {engine_dir}"):
-        EngineManifest.load(engine_dir)
+    with pytest.raises(SetupError, match=rf"{name} .*python -m build_engines "):
+        CpuManifest.load(engine_dir)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, 'key "format_version" is 2'),
-        ({"kind": "gpu"}, "key \"kind\" is 'gpu'"),
+        ({"format_version": 1}, 'key "format_version" is 1'),
+        ({"kind": "gpu"}, "key \"kind\" is 'gpu', not one of cpu, tensorrt_llm"),
         ({"max_seq_length": 9}, 'unknown key "max_seq_length"; did you mean "max_seq_len"'),
     ],
 )
 def test_a_manifest_of_another_format_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     engine_dir = tiny_llama.engine(tmp_path)
     edit_manifest(engine_dir, **changes)
-    with pytest.raises(SetupError, match=f"{message}.*python -m build_engines demo"):
-        EngineManifest.load(engine_dir)
+    with pytest.raises(SetupError, match=f"{message}.*python -m build_engines compile-cpu"):
+        CpuManifest.load(engine_dir)
+
+
+def test_a_broken_engine_is_built_again_by_the_command_in_its_manifest(tmp_path: Path) -> None:
+    engine_dir = tiny_llama.engine(tmp_path)
+    edit_manifest(engine_dir, build_command="python -m build_engines build mine.yaml", format_version=1)
+    with pytest.raises(SetupError, match=r"build the engine again with `python -m build_engines build mine\.yaml`"):
+        CpuManifest.load(engine_dir)
+
+
+def test_an_engine_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    engine_dir = tiny_llama.engine(tmp_path)
+    assert load_manifest(engine_dir) == CpuManifest.load(engine_dir)
+    with pytest.raises(SetupError, match="holds an engine of kind 'cpu', which cannot run here"):
+        TensorRtLlmManifest.load(engine_dir)
 
 
 def test_an_engine_of_another_openvino_is_refused(tmp_path: Path) -> None:
     engine_dir = tiny_llama.engine(tmp_path)
     edit_manifest(engine_dir, openvino_version="2025.1.0")
-    with pytest.raises(SetupError, match=r"compiled with OpenVINO 2025\.1\.0.*python -m build_engines demo"):
+    with pytest.raises(SetupError, match=r"compiled with OpenVINO 2025\.1\.0.*python -m build_engines compile-cpu"):
         read_model(ov.Core(), engine_dir)
 
 

@@ -56,3 +56,11 @@ def test_does_not_replace_what_is_something_else(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="documents is in use and has no a"):
         replace()
     assert contents(tmp_path) == {"documents/b": "mine"}
+
+
+def test_a_full_disk_is_told_with_the_directory(tmp_path: Path) -> None:
+    target = tmp_path / "engine"
+    full = pytest.raises(SetupError, match=r"engine cannot be written \(No space left on device\)")
+    with full, publishing(target, known_by="a"):
+        Path("/dev/full").write_text("x")
+    assert list(tmp_path.iterdir()) == []

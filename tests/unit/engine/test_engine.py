@@ -14,13 +14,7 @@ from python_backend.errors import EngineFault, InvalidRequest, Overloaded
 from python_backend.scheduling.scheduler_config import CapacityPolicy, SchedulerConfig
 from python_backend.scheduling.sequence import FinishReason, Sequence
 from python_backend.scheduling.step_batch import StepBatch
-
-VOCABULARY = 50
-
-
-def next_token(tokens: list[int]) -> int:
-    """A model whose answer depends on every token before."""
-    return (sum((i + 1) * token for i, token in enumerate(tokens)) * 31 + 7) % VOCABULARY
+from tests.unit.engine.block_reading_executor import BlockReadingExecutor, next_token
 
 
 def oracle(prompt: list[int], count: int) -> list[int]:
@@ -28,33 +22,6 @@ def oracle(prompt: list[int], count: int) -> list[int]:
     for _ in range(count):
         tokens.append(next_token(tokens))
     return tokens[len(prompt) :]
-
-
-class BlockReadingExecutor:
-    """Keeps tokens in blocks as a real executor keeps KV, and sees only what the block tables lead it to."""
-
-    kv_cache_bytes = 0
-
-    def __init__(self, num_blocks: int = 32, tokens_per_block: int = 4) -> None:
-        self.num_blocks = num_blocks
-        self.tokens_per_block = tokens_per_block
-        self.cells = np.full((num_blocks, tokens_per_block), -1)
-        self.fail_next = False
-
-    def execute(self, batch: StepBatch) -> npt.NDArray[np.int32]:
-        if self.fail_next:
-            self.fail_next = False
-            raise EngineFault("the step could not be computed")
-        answers = {}
-        for s in range(batch.past_lens.size):
-            first, last = batch.subsequence_begins[s : s + 2]
-            table = batch.block_indices[batch.block_indices_begins[s] : batch.block_indices_begins[s + 1]]
-            for row in range(first, last):
-                position = batch.past_lens[s] + row - first
-                block, cell = divmod(int(position), self.tokens_per_block)
-                self.cells[table[block], cell] = batch.input_ids[row]
-                answers[row] = next_token(self.cells[table].reshape(-1)[: position + 1].tolist())
-        return np.array([answers[row] for row in batch.sample_rows.tolist()], np.int32)
 
 
 class Listener:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from python_backend.finding import Finding
 from python_backend.launcher.installation import WheelInstallation
 from python_backend.launcher.model_repository import ModelRepository
 from python_backend.launcher.ports import Ports
 from python_backend.launcher.preflight.engine import check_backends, check_engines
-from python_backend.launcher.preflight.finding import Finding
 from python_backend.launcher.preflight.interpreter import (
     StubInterpreter,
     check_image_interpreter,

@@ -16,7 +16,7 @@ from python_backend.engine.execution_mode import ExecutionMode
 from python_backend.engine.openvino_executor import mode_properties
 from python_backend.errors import SetupError
 from tests import tiny_llama
-from tests.reference_llama import ReferenceLlama
+from tests.reference_model import ReferenceModel
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -27,7 +27,7 @@ def test_stateful_steps_equal_transformers(tmp_path: Path, tied: bool) -> None:
     exact = mode_properties(core, ExecutionMode.EXACT)
     request = core.compile_model(tmp_path / "genai" / "openvino_model.xml", "CPU", exact).create_infer_request()
     tokens = np.random.default_rng(0).integers(0, tiny_llama.VOCAB_SIZE, (2, 40))
-    expected = [ReferenceLlama(checkpoint_dir, quantize_lm_head=True).logits(sequence.tolist()) for sequence in tokens]
+    expected = [ReferenceModel(checkpoint_dir, quantize_lm_head=True).logits(sequence.tolist()) for sequence in tokens]
     for begin, end in ((0, 25), (25, 26), (26, 40)):
         found = request.infer(
             {

@@ -84,7 +84,7 @@ def test_a_missing_or_broken_file_is_named(directory: Path, name: str, content: 
     (directory / name).unlink()
     if content is not None:
         (directory / name).write_bytes(content)
-    with pytest.raises(SetupError, match=rf"{name}(?s:.*)python -m build_engines demo"):
+    with pytest.raises(SetupError, match=rf"{name}(?s:.*)build the engine again"):
         Tokenizer.load(directory)
 
 

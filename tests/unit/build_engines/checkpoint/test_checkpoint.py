@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 
 from build_engines.checkpoint.reader import Checkpoint
 from build_engines.checkpoint.writer import write_checkpoint
-from build_engines.cpu.weights import dequantized_state
 from python_backend.errors import SetupError
 from tests import tiny_llama
 
@@ -46,18 +45,6 @@ def test_config_is_what_trtllm_build_reads(tmp_path: Path) -> None:
 def test_anyone_may_read_it(tmp_path: Path) -> None:
     modes = {path.name: path.stat().st_mode & 0o444 for path in tiny_llama.checkpoint(tmp_path).iterdir()}
     assert modes == dict.fromkeys(modes, 0o444)
-
-
-def test_state_without_quantization_is_the_stored_weights(tmp_path: Path) -> None:
-    config = tiny_llama.config(tied=False, quant_algo=None)
-    state = dequantized_state(tiny_llama.checkpoint(tmp_path, config), quantize_lm_head=False)
-    tensors = {name: tensor.astype(np.float16) for name, tensor in tiny_llama.tensors(config).items()}
-    layer, at = "transformer.layers.1", "model.layers.1"
-    qkv = np.concatenate([state[f"{at}.self_attn.{x}_proj.weight"] for x in "qkv"])
-    assert np.array_equal(qkv, tensors[f"{layer}.attention.qkv.weight"])
-    assert np.array_equal(state[f"{at}.mlp.gate_proj.weight"], tensors[f"{layer}.mlp.fc.weight"])
-    assert np.array_equal(state[f"{at}.mlp.up_proj.weight"], tensors[f"{layer}.mlp.gate.weight"])
-    assert np.array_equal(state["lm_head.weight"], tensors["lm_head.weight"])
 
 
 def test_writing_refuses_tensors_that_do_not_fit(tmp_path: Path) -> None:

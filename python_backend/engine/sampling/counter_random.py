@@ -1,0 +1,20 @@
+"""Random numbers that depend on a seed and a position only.
+
+A generator with a state would have to be saved when a sequence is paused, rolled back when a draft token is rejected,
+and drawn from in the same order whatever the batch. A counter-based one (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", 2011) needs none of it: number i of a seed is a hash of both. BLAKE2b takes about a microsecond, a
+tenth of what it costs to make a numpy generator, and does not care that the seeds of sibling sequences are neighbours.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from struct import Struct
+
+_COUNTER = Struct("<QQ")
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in (0, 1], like curand_uniform's, for the output token at ``position`` of a sequence with that seed."""
+    digest = blake2b(_COUNTER.pack(seed, position), digest_size=8).digest()
+    return ((int.from_bytes(digest, "little") >> 11) + 1) * 2.0**-53
