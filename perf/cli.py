@@ -87,7 +87,6 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     _add_engine(parser)
     parser.add_argument("--sequences", type=_count, default=32, metavar="N", help="at a time (32)")
     parser.add_argument("--max-tokens", type=_count, default=64, metavar="N", help="of every answer (64)")
-    parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="turns of each way (3)")
     parser.add_argument("--json", type=_output, metavar="FILE", help="write every figure")
     parser.set_defaults(run=sampling)
 

@@ -1,4 +1,7 @@
-"""What sampling costs the CPU engine, next to plain greedy decoding of the same prompts in the same run."""
+"""What sampling costs the CPU engine: two engines on the same prompts, one greedy, take steps in turns.
+
+Turns of a step make the two see the same machine, however busy others keep it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import argparse
 import json
 import time
 from dataclasses import asdict, dataclass, replace
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +24,18 @@ from python_backend.engine.sampling import SamplingParameters, SamplingState
 from python_backend.scheduling.scheduler_config import SchedulerConfig
 from python_backend.scheduling.sequence import Sequence
 
-GREEDY = "greedy"
 _PROMPT_TOKENS = (32, 128)
 _MARGIN_TOKENS = 64  # what a sequence's last block leaves empty is less
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Tokens per second of one way to choose tokens, in each round."""
+    """Seconds that all steps took with one way to choose tokens, and those of greedy decoding beside them."""
 
     name: str
-    tokens_per_s: list[float]
-    of_greedy: float  # median over the rounds of the ratio to the greedy run next to it
+    tokens: int
+    seconds: float
+    greedy_seconds: float
 
 
 def settings(vocab_size: int, max_tokens: int) -> dict[str, SamplingParameters]:
@@ -60,46 +62,55 @@ def sampling(options: argparse.Namespace) -> int:
     source = PromptSource(load_tokenizer(options.engine_dir), *_PROMPT_TOKENS, options.seed)
     prompts = [np.array(prompt.token_ids) for prompt in source.take(options.sequences)]
     tokens = options.sequences * (_PROMPT_TOKENS[1] + options.max_tokens + _MARGIN_TOKENS)
-    executor = OpenVinoExecutor(options.engine_dir, max_kv_cache_tokens=tokens, mode=ExecutionMode.FAST)
-    ways = settings(executor.vocab_size, options.max_tokens)
-    speeds: dict[str, list[float]] = {name: [] for name in (GREEDY, *ways)}
-    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    greedy, sampled = (
+        OpenVinoExecutor(options.engine_dir, max_kv_cache_tokens=tokens, mode=ExecutionMode.FAST) for _ in range(2)
+    )
+    costs = []
     with Console().status("measuring"):
-        _speed(executor, prompts, options.max_tokens, None)
-        for _ in range(options.rounds):
-            for name, way in ways.items():
-                greedy = _speed(executor, prompts, options.max_tokens, None)
-                speed = _speed(executor, prompts, options.max_tokens, way)
-                speeds[GREEDY].append(greedy)
-                speeds[name].append(speed)
-                ratios[name].append(speed / greedy)
-    costs = [Cost(name, speeds[name], median(ratios.get(name, [1.0]))) for name in speeds]
+        for name, way in settings(sampled.vocab_size, options.max_tokens).items():
+            engines = (
+                _engine(greedy, prompts, options.max_tokens, None),
+                _engine(sampled, prompts, options.max_tokens, way),
+            )
+            greedy_seconds, seconds = _in_turns(*engines)
+            costs.append(Cost(name, len(prompts) * options.max_tokens, seconds, greedy_seconds))
     table = Table(title=f"{options.sequences} sequences of {options.max_tokens} tokens")
-    for title in ("tokens", "tok/s, median", "of greedy"):
-        table.add_column(title, justify="left" if title == "tokens" else "right")
+    for title in ("tokens are chosen by", "tok/s", "greedy beside it", "of greedy"):
+        table.add_column(title, justify="right" if table.columns else "left")
     for cost in costs:
-        table.add_row(cost.name, f"{median(cost.tokens_per_s):.0f}", f"{cost.of_greedy:.2f}")
+        speeds = (f"{cost.tokens / taken:.0f}" for taken in (cost.seconds, cost.greedy_seconds))
+        table.add_row(cost.name, *speeds, f"{cost.greedy_seconds / cost.seconds:.2f}")
     Console().print(table)
     if options.json:
         options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1))
     return 0
 
 
-def _speed(
+def _engine(
     executor: OpenVinoExecutor, prompts: list[npt.NDArray[np.int64]], max_tokens: int, way: SamplingParameters | None
-) -> float:
-    """Generated tokens per second, all prompts at once, from the first to the last token."""
+) -> Engine:
+    """One that has all prompts behind it, and its first tokens."""
     config = SchedulerConfig(
         max_batch_size=len(prompts),
-        max_num_tokens=1024,
-        max_seq_len=_PROMPT_TOKENS[1] + max_tokens,
+        max_num_tokens=len(prompts) * _PROMPT_TOKENS[1],
+        max_seq_len=_PROMPT_TOKENS[1] + max_tokens + 1,
         enable_kv_cache_reuse=False,
     )
     engine = Engine(executor, config, lambda report: None)
     for index, prompt in enumerate(prompts):
         state = None if way is None else SamplingState(way.derived(index))
-        engine.submit(Sequence(id=str(index), prompt=prompt, max_new_tokens=max_tokens, sampling=state))
-    started = time.perf_counter()
-    while engine.step():
-        pass
-    return len(prompts) * max_tokens / (time.perf_counter() - started)
+        engine.submit(Sequence(id=str(index), prompt=prompt, max_new_tokens=max_tokens + 1, sampling=state))
+    engine.step()
+    return engine
+
+
+def _in_turns(*engines: Engine) -> list[float]:
+    """Seconds that each took for its steps."""
+    taken = [0.0] * len(engines)
+    busy = True
+    while busy:
+        for index, engine in enumerate(engines):
+            started = time.perf_counter()
+            busy = engine.step()
+            taken[index] += time.perf_counter() - started
+    return taken

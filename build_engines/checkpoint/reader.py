@@ -14,6 +14,8 @@ from build_engines.content_hash import sha256_of
 from python_backend.errors import SetupError, did_you_mean
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+#: What else of a tokenizer goes where the weights go, if there is any.
+OPTIONAL_FILES = ("chat_template.jinja", "generation_config.json", "special_tokens_map.json")
 
 
 def rank_file(rank: int) -> str:
@@ -64,9 +66,14 @@ class Checkpoint:
             return self.part(EMBEDDING, rank)
         return self.ranks[rank].tensor(rank_name(self.config, entry))
 
+    @property
+    def tokenizer_files(self) -> tuple[str, ...]:
+        """The names of the files that an engine needs beside its weights."""
+        return (*TOKENIZER_FILES, *(name for name in OPTIONAL_FILES if (self.directory / name).is_file()))
+
     def sha256(self) -> str:
         """Identifies the content: config, weights and tokenizer."""
-        names = (CONFIG_FILE, *(rank_file(rank) for rank in range(len(self.ranks))), *TOKENIZER_FILES)
+        names = (CONFIG_FILE, *(rank_file(rank) for rank in range(len(self.ranks))), *self.tokenizer_files)
         return sha256_of(*(self.directory / name for name in names))
 
     def _ranks_with(self, entry: Entry) -> range:

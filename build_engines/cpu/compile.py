@@ -10,7 +10,7 @@ from pathlib import Path
 
 import openvino
 
-from build_engines.checkpoint.reader import TOKENIZER_FILES, Checkpoint
+from build_engines.checkpoint.reader import Checkpoint
 from build_engines.content_hash import builder_sha256
 from build_engines.cpu.graph import build_paged_model
 from build_engines.cpu.weights import DecoderWeights
@@ -51,7 +51,7 @@ def compile_cpu_engine(
             openvino.save_model(model, draft / MODEL_FILE, compress_to_fp16=False)
         except RuntimeError as error:  # All that OpenVINO says of a full disk is "iostream error".
             raise SetupError(f"{engine_dir / MODEL_FILE} cannot be written ({error}). Is the disk full?") from error
-        for name in TOKENIZER_FILES:
+        for name in checkpoint.tokenizer_files:
             shutil.copyfile(checkpoint_dir / name, draft / name)
         sizes = {path.name: path.stat().st_size for path in sorted(draft.iterdir())}
         by_hand = shlex.join(["python", "-m", "build_engines", "compile-cpu", str(checkpoint_dir), str(engine_dir)])

@@ -13,7 +13,7 @@ import numpy as np
 
 from build_engines.checkpoint.config import CONFIG_FILE, CheckpointConfig
 from build_engines.checkpoint.dtypes import BFLOAT16, BY_NAME, FLOAT16, FLOAT32, Array, DtypeName
-from build_engines.checkpoint.reader import TOKENIZER_FILES
+from build_engines.checkpoint.reader import OPTIONAL_FILES, TOKENIZER_FILES
 from build_engines.checkpoint.safetensors_file import TensorType
 from build_engines.checkpoint.tensor_table import FINAL_NORM
 from build_engines.content_hash import sha256_of
@@ -39,8 +39,6 @@ NAMING = Naming(
     },
     queries_keys_values=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
 )
-#: What travels with the weights where it is there, besides the tokenizer's two files.
-OPTIONAL_FILES = ("special_tokens_map.json", "chat_template.jinja", "generation_config.json")
 #: Tables of rotary frequencies that old versions of transformers saved; they follow from the config.
 _HARMLESS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 

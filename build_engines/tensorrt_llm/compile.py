@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from build_engines.checkpoint.config import CheckpointConfig
-from build_engines.checkpoint.reader import TOKENIZER_FILES, Checkpoint
+from build_engines.checkpoint.reader import Checkpoint
 from build_engines.content_hash import sha256_of
 from build_engines.progress import Report, silent
 from build_engines.publish import publishing
@@ -78,7 +78,7 @@ def compile_tensorrt_llm_engine(
     with publishing(engine_dir, known_by=MANIFEST_FILE) as draft:
         _check_space(checkpoint, engine_dir)
         _compile(command, draft, engine_dir, checkpoint, tools, report)
-        for name in TOKENIZER_FILES:
+        for name in checkpoint.tokenizer_files:
             shutil.copyfile(checkpoint_dir / name, draft / name)
         complete = wanted.model_copy(update=_result(draft, tools))
         (draft / MANIFEST_FILE).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -92,6 +92,16 @@ class Engine:
             self._scheduler.add(sequence, self.clock())
             self._changed.notify()
 
+    def pin(self, sequence: Sequence) -> int:
+        """Keep for good the full blocks of the sequence's prompt, as far as they are there; returns how many.
+
+        Only before ``start``: what has been accepted must not lose blocks that it was promised.
+        """
+        with self._changed:
+            assert self._thread is None, "blocks can be pinned before the engine serves"
+            assert self._scheduler.is_idle, "blocks can be pinned while nobody uses or awaits others"
+            return self._blocks.pin(sequence)
+
     def cancel(self, sequence: Sequence) -> bool:
         """Give the sequence up in whatever state it is and free its blocks. False if it had ended. Thread-safe."""
         with self._changed:
@@ -117,6 +127,7 @@ class Engine:
 
     def step(self) -> bool:
         """One iteration. False if there was nothing to compute."""
+        self._expire()
         with self._changed:
             plan = self._scheduler.schedule(self.clock())
             if plan is None:
@@ -142,6 +153,14 @@ class Engine:
         """Raises EngineFault if the block accounting contradicts itself."""
         with self._changed:
             self._scheduler.check_integrity()
+
+    def _expire(self) -> None:
+        """End and report the sequences whose deadline has come."""
+        with self._changed:
+            now_s = self.clock()
+            expired = self._scheduler.expire(now_s)
+        if expired:
+            self._listener(StepReport(expired, now_s))
 
     def _run(self) -> None:
         try:

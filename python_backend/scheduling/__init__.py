@@ -4,7 +4,9 @@ Pure bookkeeping: numpy and the standard library only, no clock, no threads, no 
 """
 
 from python_backend.scheduling.block_manager import BlockManager, BlockStatistics
+from python_backend.scheduling.deadline import timeout_error
 from python_backend.scheduling.request_queue import RequestQueue, Urgency
+from python_backend.scheduling.retention import BlockRetention, KvRetention, TokenRange
 from python_backend.scheduling.scheduler import Scheduler
 from python_backend.scheduling.scheduler_config import CapacityPolicy, SchedulerConfig
 from python_backend.scheduling.sequence import FinishReason, Sequence, SequenceState
@@ -13,9 +15,11 @@ from python_backend.scheduling.step_plan import Progress, SchedulerGauges, StepE
 
 __all__ = [
     "BlockManager",
+    "BlockRetention",
     "BlockStatistics",
     "CapacityPolicy",
     "FinishReason",
+    "KvRetention",
     "Progress",
     "RequestQueue",
     "Scheduler",
@@ -26,5 +30,7 @@ __all__ = [
     "StepBatch",
     "StepEntry",
     "StepPlan",
+    "TokenRange",
     "Urgency",
+    "timeout_error",
 ]

@@ -4,25 +4,23 @@ It knows block numbers and tokens, not the memory behind them. A block is always
 
     free        nothing of value in it
     cached      nobody holds it, but its tokens are known: reusable, or evicted when no free block is left
-    referenced  in the block table of one or more sequences
+    referenced  in the block table of one or more sequences, or pinned
 
 Only full blocks whose KV has been computed are ever shared, and nobody writes to those. A block is found by
-its hash, H(hash of the block before it, its tokens), so equal hashes mean equal tokens from the start of the
-sequence on. H is BLAKE2b with 256 bits: a client cannot forge a prefix that reads another's KV.
+its hash (block_hash.py). Which cached block is evicted first is eviction_order.py's business.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import NamedTuple
 
 from python_backend.errors import EngineFault, SetupError
+from python_backend.scheduling.block_hash import block_hash
+from python_backend.scheduling.eviction_order import EvictionOrder
 from python_backend.scheduling.sequence import Sequence
-
-HASH_BYTES = 32
 
 
 class Match(NamedTuple):
@@ -41,13 +39,14 @@ class BlockStatistics:
     used: int
     tokens_per: int
     cached: int
+    pinned: int  #: of those used: kept for good, whether or not a sequence holds them
     reused_total: int
     allocated_total: int
     evicted_total: int
 
 
 class BlockManager:
-    """Hands out the blocks of a KV cache of fixed size. Every operation costs O(blocks it touches)."""
+    """Hands out the blocks of a KV cache of fixed size. Operations cost O(log blocks) for each block they touch."""
 
     def __init__(self, num_blocks: int, tokens_per_block: int) -> None:
         if num_blocks < 1 or tokens_per_block < 1:
@@ -58,7 +57,8 @@ class BlockManager:
         self.num_blocks = num_blocks
         self.tokens_per_block = tokens_per_block
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()  # next to be evicted first
+        self._cached = EvictionOrder()
+        self._pinned: set[int] = set()  # a pin is one reference that nobody gives back
         self._references = [0] * num_blocks
         self._block_of_hash: dict[bytes, int] = {}
         self._hash_of_block: dict[int, bytes] = {}
@@ -77,10 +77,20 @@ class BlockManager:
             used=self.num_blocks - self.available,
             tokens_per=self.tokens_per_block,
             cached=len(self._cached),
+            pinned=len(self._pinned),
             reused_total=self._reused_total,
             allocated_total=self._allocated_total,
             evicted_total=self._evicted_total,
         )
+
+    @property
+    def unpinned(self) -> int:
+        """How many blocks are there for sequences to come and go."""
+        return self.num_blocks - len(self._pinned)
+
+    def advance_time(self, now_s: float) -> None:
+        """Time goes on: retention priorities whose duration is over fall back to the default."""
+        self._cached.advance(now_s)
 
     def blocks_for(self, tokens: int) -> int:
         """How many blocks hold that many tokens."""
@@ -94,7 +104,7 @@ class BlockManager:
         blocks: list[int] = []
         referenced = 0
         for index in range((sequence.num_tokens - 1) // self.tokens_per_block):
-            block = self._block_of_hash.get(self._hash(sequence, index))
+            block = self._find(sequence, index)
             if block is None:
                 break
             blocks.append(block)
@@ -104,10 +114,9 @@ class BlockManager:
     def attach(self, sequence: Sequence, match: Match) -> None:
         """Start the empty block table with the matched blocks; their tokens count as computed."""
         assert not sequence.block_table, f"{sequence} holds blocks already"
-        for block in match.blocks:
-            if self._references[block] == 0:
-                del self._cached[block]
-            self._references[block] += 1
+        for index, block in enumerate(match.blocks):
+            self._hold(block)
+            self._retain(block, sequence, index)
         sequence.block_table.extend(match.blocks)
         sequence.committed_blocks = len(match.blocks)
         sequence.computed = len(match.blocks) * self.tokens_per_block
@@ -131,12 +140,30 @@ class BlockManager:
         Of two blocks with the same content the first stays the one that is found; the other stays private.
         """
         for index in range(sequence.committed_blocks, sequence.computed // self.tokens_per_block):
-            digest = self._hash(sequence, index)
-            if digest not in self._block_of_hash:
-                block = sequence.block_table[index]
-                self._block_of_hash[digest] = block
+            digest = block_hash(sequence, index, self.tokens_per_block)
+            block = self._block_of_hash.setdefault(digest, sequence.block_table[index])
+            if block == sequence.block_table[index]:
                 self._hash_of_block[block] = digest
+            self._retain(block, sequence, index)
             sequence.committed_blocks = index + 1
+
+    def pin(self, sequence: Sequence) -> int:
+        """Keep for good the full blocks of the sequence's prompt, as far as they are found; returns how many.
+
+        Tokens of the prompt behind its last full block are not kept.
+        """
+        for index in range(sequence.prompt_tokens // self.tokens_per_block):
+            block = self._find(sequence, index)
+            if block is None:
+                return index
+            if block not in self._pinned:
+                self._hold(block)
+                self._pinned.add(block)
+        return sequence.prompt_tokens // self.tokens_per_block
+
+    def pinned_prefix(self, sequence: Sequence) -> int:
+        """How many pinned blocks the sequence will start with, whenever it starts."""
+        return sum(block in self._pinned for block in self.match(sequence).blocks)
 
     def trim(self, sequence: Sequence) -> None:
         """Give back the blocks beyond the computed tokens (those of rejected draft tokens)."""
@@ -157,25 +184,33 @@ class BlockManager:
         Raises EngineFault, with figures, where it differs from what is kept.
         """
         sequences = list(live)
-        self._check_partition(Counter(block for s in sequences for block in s.block_table))
+        held = Counter(block for s in sequences for block in s.block_table)
+        held.update(self._pinned)
+        self._check_partition(held)
+        self._cached.check_integrity(set(self._hash_of_block))
         for sequence in sequences:
             self._check_table(sequence)
 
-    def _hash(self, sequence: Sequence, index: int) -> bytes:
-        """Hash of the full block at `index`, remembered by the sequence: its tokens never change."""
-        hashes, size = sequence.block_hashes, self.tokens_per_block
-        while len(hashes) <= index:
-            start = len(hashes) * size
-            parent = hashes[-1] if hashes else blake2b(sequence.cache_salt, digest_size=HASH_BYTES).digest()
-            tokens = sequence.tokens(start, start + size).tobytes()
-            hashes.append(blake2b(parent + tokens, digest_size=HASH_BYTES).digest())
-        return hashes[index]
+    def _find(self, sequence: Sequence, index: int) -> int | None:
+        return self._block_of_hash.get(block_hash(sequence, index, self.tokens_per_block))
+
+    def _retain(self, block: int, sequence: Sequence, index: int) -> None:
+        if sequence.retention is None:
+            return
+        retention = sequence.retention.of_block(index * self.tokens_per_block, sequence.prompt_tokens)
+        if retention is not None:
+            self._cached.retain(block, retention)
+
+    def _hold(self, block: int) -> None:
+        if self._references[block] == 0:
+            self._cached.remove(block)
+        self._references[block] += 1
 
     def _take(self) -> int:
         if self._free:
             block = self._free.pop()
         else:
-            block, _ = self._cached.popitem(last=False)
+            block = self._cached.pop()
             del self._block_of_hash[self._hash_of_block.pop(block)]
             self._evicted_total += 1
         self._references[block] = 1
@@ -185,7 +220,7 @@ class BlockManager:
         self._references[block] -= 1
         if self._references[block] == 0:
             if block in self._hash_of_block:
-                self._cached[block] = None
+                self._cached.add(block)
             else:
                 self._free.append(block)
 
@@ -204,9 +239,10 @@ class BlockManager:
                 f"{len(self._block_of_hash)} hashes and {len(self._hash_of_block)} hashed blocks do not agree"
             )
         hashed = self._hash_of_block.keys()
-        if not hashed >= self._cached.keys() or not hashed.isdisjoint(self._free):
+        kept = self._pinned.union(self._cached)
+        if not hashed >= kept or not hashed.isdisjoint(self._free):
             raise EngineFault(
-                f"cached blocks without hash: {sorted(self._cached.keys() - hashed)}; "
+                f"cached or pinned blocks without hash: {sorted(kept - hashed)}; "
                 f"free blocks with hash: {sorted(hashed & set(self._free))}"
             )
 
@@ -225,7 +261,7 @@ class BlockManager:
         )
         for index, block in enumerate(table):
             digest = self._hash_of_block.get(block)
-            if index < full and digest not in (None, self._hash(fresh, index)):
+            if index < full and digest not in (None, block_hash(fresh, index, self.tokens_per_block)):
                 raise EngineFault(f"block {block} at {index} of {sequence} has the hash of other tokens")
             if index >= full and (digest is not None or self._references[block] != 1):
                 raise EngineFault(

@@ -17,10 +17,12 @@ def check_fits(sequence: Sequence, config: SchedulerConfig, blocks: BlockManager
             "Shorten the prompt or ask for fewer tokens."
         )
     need = blocks.blocks_for(sequence.max_kv_tokens)
-    if need > blocks.num_blocks:
+    if need > blocks.unpinned + (blocks.pinned_prefix(sequence) if sequence.reads_cache else 0):
+        pinned = blocks.num_blocks - blocks.unpinned
         raise InvalidRequest(
             f"{size} need {need} KV cache blocks; this engine has {blocks.num_blocks} of "
-            f"{blocks.tokens_per_block} tokens. Shorten the request or enlarge the KV cache."
+            f"{blocks.tokens_per_block} tokens{f', {pinned} of them pinned' if pinned else ''}. "
+            "Shorten the request or enlarge the KV cache."
         )
     # Once paused, a sequence recomputes its output too.
     pausing = config.capacity_policy is CapacityPolicy.MAX_UTILIZATION

@@ -1,4 +1,8 @@
-"""The requests that wait for a place in the batch, most urgent first.
+"""The requests that wait for a place in the batch: fair between tenants, most urgent first within one.
+
+The next request is one of the tenant that has the fewest in the batch; among such tenants, of the one whose last turn
+is longest ago. So a tenant that has none there waits for at most one request of each other tenant, however many those
+have waiting, and for the first free place. Requests that name no tenant are all of the same one.
 
 The urgency of a request at time t, in seconds, is
 
@@ -10,19 +14,20 @@ Two consequences:
 
 - The order of two requests never changes while they wait: in the difference of their urgencies t cancels. The
   term without t (`rank`) therefore orders a heap once and for all.
-- Nobody starves: a request that arrives more than priority_s + length_s * log2(max_seq_len) seconds after
-  another cannot overtake it, so only finitely many can.
+- Nobody starves: within a tenant, a request that arrives more than priority_s + length_s * log2(max_seq_len)
+  seconds after another cannot overtake it, so only finitely many can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import count
 from math import log2
 
-from python_backend.errors import Overloaded, SetupError
+from python_backend.errors import EngineFault, Overloaded, SetupError
+from python_backend.scheduling.keyed_heap import KeyedHeap
 from python_backend.scheduling.sequence import Sequence
 
 
@@ -49,92 +54,132 @@ class Urgency:
         return value - sequence.arrival_s
 
 
-class RankedHeap:
-    """Sequences by rank, highest first, equal ranks in order of arrival. All operations O(log n), amortized.
-
-    Removed sequences stay in the heap until they surface or outnumber the others.
-    """
-
-    def __init__(self, urgency: Urgency) -> None:
-        self._urgency = urgency
-        self._tickets = count()
-        self._ticket_of: dict[Sequence, int] = {}
-        self._heap: list[tuple[float, int, Sequence]] = []
-
-    def push(self, sequence: Sequence) -> None:
-        ticket = self._ticket_of[sequence] = next(self._tickets)
-        heappush(self._heap, (-self._urgency.rank(sequence), ticket, sequence))
-
-    def peek(self) -> Sequence | None:
-        while self._heap:
-            _, ticket, sequence = self._heap[0]
-            if self._ticket_of.get(sequence) == ticket:
-                return sequence
-            heappop(self._heap)
-        return None
-
-    def discard(self, sequence: Sequence) -> bool:
-        """Take the sequence out; False if it is not in."""
-        if self._ticket_of.pop(sequence, None) is None:
-            return False
-        if len(self._heap) > 2 * len(self._ticket_of):
-            self._heap = [entry for entry in self._heap if self._ticket_of.get(entry[2]) == entry[1]]
-            heapify(self._heap)
-        return True
-
-    def __len__(self) -> int:
-        return len(self._ticket_of)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._ticket_of)
+@dataclass(eq=False, slots=True)
+class _Tenant:
+    turn: int
+    waiting: KeyedHeap[Sequence, float] = field(default_factory=KeyedHeap)
+    admitted: int = 0  # in the batch, or paused
 
 
 class RequestQueue:
     """New requests, at most `max_queue_size` of them, and paused sequences, which always go before new ones.
 
-    A `max_queue_size` of 0 means no limit, as in Triton's queue policy. Paused sequences do not count: they
-    have been accepted.
+    One tenant may have `max_queue_size_per_tenant` of the new ones. A limit of 0 means none, as in Triton's queue
+    policy. Paused sequences do not count: they have been accepted. All operations O(log n), amortized.
     """
 
-    def __init__(self, max_queue_size: int = 0, urgency: Urgency | None = None) -> None:
+    def __init__(
+        self, max_queue_size: int = 0, urgency: Urgency | None = None, max_queue_size_per_tenant: int = 0
+    ) -> None:
         self.max_queue_size = max_queue_size
+        self.max_queue_size_per_tenant = max_queue_size_per_tenant
         self.urgency = urgency or Urgency()
-        self._new = RankedHeap(self.urgency)
-        self._paused = RankedHeap(self.urgency)
+        self._num_new = 0
+        self._paused: KeyedHeap[Sequence, float] = KeyedHeap()
+        self._turns = count()
+        self._tenants: dict[str, _Tenant] = {}  # those with a request here or in the batch
+        self._order: KeyedHeap[str, tuple[int, int]] = KeyedHeap()  # those with new requests, next one first
 
     @property
     def num_new(self) -> int:
-        return len(self._new)
+        return self._num_new
 
     @property
     def num_paused(self) -> int:
         return len(self._paused)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a new request. Raises Overloaded when the queue is full."""
-        if self.max_queue_size and len(self._new) >= self.max_queue_size:
+        """Queue a new request. Raises Overloaded when the queue, or the tenant's part of it, is full."""
+        if self.max_queue_size and self._num_new >= self.max_queue_size:
             raise Overloaded(
-                f"{len(self._new)} requests are waiting; max_queue_size is {self.max_queue_size}. "
+                f"{self._num_new} requests are waiting; max_queue_size is {self.max_queue_size}. "
                 "Try again later, add instances, or raise max_queue_size."
             )
-        self._new.push(sequence)
-
-    def put_back(self, sequence: Sequence) -> None:
-        """Queue a paused sequence."""
-        self._paused.push(sequence)
+        tenant = self._tenants.get(sequence.tenant)
+        limit = self.max_queue_size_per_tenant
+        if limit and tenant and len(tenant.waiting) >= limit:
+            raise Overloaded(
+                f'{len(tenant.waiting)} requests of tenant "{sequence.tenant}" are waiting; max_queue_size_per_tenant '
+                f"is {limit}. Try again later, or raise max_queue_size_per_tenant."
+            )
+        if tenant is None:
+            tenant = self._tenants[sequence.tenant] = _Tenant(next(self._turns))
+        tenant.waiting.push(sequence, -self.urgency.rank(sequence))
+        self._num_new += 1
+        self._settle(sequence.tenant)
 
     def peek(self) -> Sequence | None:
         """The sequence to admit next."""
-        return self._paused.peek() or self._new.peek()
+        paused, name = self._paused.peek(), self._order.peek()
+        return paused if paused or name is None else self._tenants[name].waiting.peek()
+
+    def admit(self, sequence: Sequence) -> None:
+        """The sequence, which waits here, has got its place in the batch."""
+        if self._paused.discard(sequence):
+            return
+        tenant = self._tenants[sequence.tenant]
+        self._take_new(sequence)
+        tenant.admitted += 1
+        tenant.turn = next(self._turns)
+        self._settle(sequence.tenant)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """The sequence has lost its place in the batch for now."""
+        self._paused.push(sequence, -self.urgency.rank(sequence))
+
+    def retire(self, sequence: Sequence) -> None:
+        """The sequence has ended in the batch."""
+        self._tenants[sequence.tenant].admitted -= 1
+        self._settle(sequence.tenant)
 
     def discard(self, sequence: Sequence) -> bool:
         """Take the sequence out, wherever it stands; False if it does not wait here."""
-        return self._paused.discard(sequence) or self._new.discard(sequence)
+        if self._paused.discard(sequence):
+            self.retire(sequence)
+            return True
+        if sequence not in self:
+            return False
+        self._take_new(sequence)
+        self._settle(sequence.tenant)
+        return True
+
+    def check_integrity(self, running: Iterable[Sequence]) -> None:
+        """Recompute from the sequences in the batch what is kept of tenants; raises EngineFault where it differs."""
+        admitted = Counter(sequence.tenant for sequence in (*running, *self._paused))
+        kept = {name: tenant.admitted for name, tenant in self._tenants.items() if tenant.admitted}
+        if kept != admitted:
+            raise EngineFault(f"of each tenant's requests {dict(admitted)} are in the batch or paused; kept is {kept}")
+        waiting = {name: len(tenant.waiting) for name, tenant in self._tenants.items() if tenant.waiting}
+        if set(self._order) != waiting.keys() or sum(waiting.values()) != self._num_new:
+            raise EngineFault(f"{waiting} requests wait; {self._num_new} of tenants {list(self._order)} are kept")
+        for name in self._order:
+            tenant = self._tenants[name]
+            if self._order.key_of(name) != (tenant.admitted, tenant.turn):
+                raise EngineFault(f'tenant "{name}" stands at {self._order.key_of(name)}: {tenant}')
+
+    def _take_new(self, sequence: Sequence) -> None:
+        self._tenants[sequence.tenant].waiting.discard(sequence)
+        self._num_new -= 1
+
+    def _settle(self, name: str) -> None:
+        """Bring the tenant to its place in the order, or forget it with its last request."""
+        tenant = self._tenants[name]
+        if tenant.waiting:
+            self._order.push(name, (tenant.admitted, tenant.turn))
+        else:
+            self._order.discard(name)
+            if not tenant.admitted:
+                del self._tenants[name]
 
     def __len__(self) -> int:
-        return len(self._new) + len(self._paused)
+        return self._num_new + len(self._paused)
+
+    def __contains__(self, sequence: Sequence) -> bool:
+        tenant = self._tenants.get(sequence.tenant)
+        return sequence in self._paused or (tenant is not None and sequence in tenant.waiting)
 
     def __iter__(self) -> Iterator[Sequence]:
         """All who wait, in no order."""
         yield from self._paused
-        yield from self._new
+        for tenant in self._tenants.values():
+            yield from tenant.waiting

@@ -2,6 +2,7 @@
 
 The caller's loop is
 
+    ended = scheduler.expire(now_s)   # those whose deadline has come
     plan = scheduler.schedule(now_s)  # blocks are assigned, sequences admitted or paused
     batch = StepBatch.of(plan)        # arrays for the executor
     sampled = executor(batch)         # `cancel` and `add` may be called meanwhile
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from python_backend.errors import EngineFault
 from python_backend.scheduling.block_manager import BlockManager
+from python_backend.scheduling.keyed_heap import KeyedHeap
 from python_backend.scheduling.request_limits import check_fits
 from python_backend.scheduling.request_queue import RequestQueue
 from python_backend.scheduling.scheduler_config import SchedulerConfig
@@ -35,8 +37,9 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, blocks: BlockManager) -> None:
         self.config = config
         self.blocks = blocks
-        self.queue = RequestQueue(config.max_queue_size, config.urgency)
+        self.queue = RequestQueue(config.max_queue_size, config.urgency, config.max_queue_size_per_tenant)
         self.running: list[Sequence] = []  # most urgent first
+        self._deadlines: KeyedHeap[Sequence, float] = KeyedHeap()
         self._plan = StepPlan()
         self._in_flight = False
 
@@ -71,6 +74,14 @@ class Scheduler:
         check_fits(sequence, self.config, self.blocks)
         sequence.arrival_s = now_s
         self.queue.add(sequence)
+        if sequence.deadline_s is not None:
+            self._deadlines.push(sequence, sequence.deadline_s)
+
+    def expire(self, now_s: float) -> list[Progress]:
+        """End, with TIMED_OUT, the sequences whose deadline has come, waiting or running. Only between steps."""
+        assert not self._in_flight, "the previous step was neither advanced nor failed"
+        ended = [self.finish(sequence, FinishReason.TIMED_OUT) for sequence in self._deadlines.pop_until(now_s)]
+        return [progress for progress in ended if progress is not None]
 
     def cancel(self, sequence: Sequence) -> Progress | None:
         """Give the sequence up; None if it had finished already. Allowed any time, also during its step."""
@@ -84,14 +95,17 @@ class Scheduler:
         if sequence.is_running:
             self.running.remove(sequence)
             self.blocks.release(sequence)
+            self.queue.retire(sequence)
         else:
             self.queue.discard(sequence)
+        self._deadlines.discard(sequence)
         sequence.state, sequence.finish_reason = SequenceState.FINISHED, reason
         return Progress(sequence, [], reason)
 
     def schedule(self, now_s: float) -> StepPlan | None:
         """Plan the next step; None when there is nothing to do, which is the case only when idle."""
         assert not self._in_flight, "the previous step was neither advanced nor failed"
+        self.blocks.advance_time(now_s)
         self._plan = StepPlanner(self.config, self.blocks, self.queue, self.running).plan(now_s)
         self._in_flight = bool(self._plan.entries)
         assert self._in_flight or self.is_idle, f"no progress: {self.running} {list(self.queue)}"
@@ -131,6 +145,9 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Recompute all redundant state of scheduler and blocks; raises EngineFault where it differs."""
         self.blocks.check_integrity(self.running)
+        self.queue.check_integrity(self.running)
+        if set(self._deadlines) != {s for s in (*self.running, *self.queue) if s.deadline_s is not None}:
+            raise EngineFault(f"deadlines of {list(self._deadlines)} are kept")
         for sequence in self.running:
             if not sequence.is_running or sequence in self.queue:
                 raise EngineFault(f"{sequence} is in the batch")

@@ -35,10 +35,17 @@ class SchedulerConfig:
     """Share the blocks of equal prefixes, also with requests that have finished."""
     max_queue_size: int = 0
     """New requests that may wait; 0 means no limit."""
+    max_queue_size_per_tenant: int = 0
+    """New requests of one tenant that may wait; 0 means no limit but max_queue_size."""
     urgency: Urgency = field(default_factory=Urgency)
 
     def __post_init__(self) -> None:
-        for name, least in (("max_batch_size", 1), ("max_seq_len", 2), ("max_queue_size", 0)):
+        for name, least in (
+            ("max_batch_size", 1),
+            ("max_seq_len", 2),
+            ("max_queue_size", 0),
+            ("max_queue_size_per_tenant", 0),
+        ):
             if getattr(self, name) < least:
                 raise SetupError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         if self.max_num_tokens < self.max_batch_size:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from python_backend.errors import InvalidRequest
+from python_backend.scheduling.retention import KvRetention
 
 
 class SequenceState(Enum):
@@ -33,11 +34,12 @@ class SequenceState(Enum):
 
 
 class FinishReason(Enum):
-    """Why a sequence ended. The values are what clients see."""
+    """Why a sequence ended. The values are what clients see, but for TIMED_OUT (see deadline.py)."""
 
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
     ERROR = "error"
 
 
@@ -64,6 +66,12 @@ class Sequence:
     """Blocks are shared only between sequences of equal salt (tenant, LoRA adapter)."""
     reads_cache: bool = True
     """Start behind what the KV cache holds of the prompt already. False: compute all of it, for its logits, say."""
+    retention: KvRetention | None = None
+    """How to keep its blocks. None: like any others, and those it reuses as they were kept before."""
+    tenant: str = ""
+    """On whose behalf: places in the batch are shared out fairly between tenants."""
+    deadline_s: float | None = None
+    """When to give it up, on the clock of whoever passes time in."""
     sampling: object | None = None
     """For whoever chooses the tokens; nothing here looks at it."""
 

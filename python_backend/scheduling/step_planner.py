@@ -83,7 +83,7 @@ class StepPlanner:
             promised += self._promised(sequence)
 
     def _start(self, sequence: Sequence, match: Match, now_s: float) -> None:
-        self._queue.discard(sequence)
+        self._queue.admit(sequence)
         self._blocks.attach(sequence, match)
         sequence.state = SequenceState.CONTEXT
         if sequence.first_scheduled_s is None:

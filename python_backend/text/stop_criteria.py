@@ -2,7 +2,8 @@
 
 Clients send words as text to ``ensemble`` and as ids to ``tensorrt_llm``, which in both cases sees ids. A text has many
 tokenizations and the model writes whichever it likes, so comparing ids misses words: upstream's known flaw. Here ids
-become text again and are looked for in the text. Wherever the ids occur their text does too, so nothing is lost.
+become text again and are looked for in the text: wherever the ids occur their text does too, unless broken bytes
+around them spoil it.
 """
 
 from __future__ import annotations

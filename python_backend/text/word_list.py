@@ -59,8 +59,8 @@ def _used(name: str, ends: list[int]) -> list[int]:
 def bad_word_ids(tokenizer: Tokenizer, text: str) -> list[Word]:
     """The tokenizations of a bad word that bar it from a text: as it stands alone, inside a line, and after a space.
 
-    Upstream bars only the first of them, so that with most tokenizers ``bad`` bars the first word of a text and not
-    `` bad`` within it. A word that ends with another of the list is left out: it is barred with that one.
+    Upstream bars only the first of them, so that with a byte-level tokenizer ``bad`` bars the first word of a text and
+    not `` bad`` within it. A word that ends with another of the list is left out: it is barred with that one.
     Raises InvalidRequest when the text has no tokens.
     """
     if not _alone(tokenizer, text):

@@ -22,13 +22,11 @@ def in_order(logits: Row, ids: Ids) -> Ids:
 def most_likely(logits: Row, count: int) -> Ids:
     """The ``count`` most likely tokens in order; fewer when the others are banned (-inf), but at least one is not.
 
-    The row is seen as groups of a few tokens. ``count`` of the groups have a maximum of at least the count-th largest
-    of the maxima, so that is a bound which at least ``count`` tokens reach, and seldom many more.
+    The row is cut into ``count`` groups or more. At least ``count`` of them have a maximum that reaches the
+    count-th largest of the maxima, so that is a bound which as many tokens reach, and seldom many more.
     """
     size = logits.size // max(logits.size // (count * _GROUPS_PER_CANDIDATE), 1)
-    grouped = logits.size - logits.size % size
-    maxima = logits[:grouped].reshape(-1, size).max(axis=0)
-    maxima = np.concatenate((maxima, logits[grouped:]))
+    maxima = logits[: logits.size - logits.size % size].reshape(-1, size).max(axis=0)
     bound = max(np.partition(maxima, -count)[-count], _LOWEST)
     reached = np.flatnonzero(logits >= bound)
     return in_order(logits, reached)[:count]
@@ -42,6 +40,7 @@ def around_mass(logits: Row, most: float, weights: Row, mass: float) -> tuple[Id
     """
     below = np.minimum(np.float32(most) - logits, np.float32((_BINS - 1) / _BINS_PER_UNIT))
     bins = (below * np.float32(_BINS_PER_UNIT)).astype(np.intp)
+    # The last bin holds all that is 64 below the maximum: too little to show in the sum, so it is never hit.
     reached = np.bincount(bins, weights=weights, minlength=_BINS).cumsum()
     hit = int(np.searchsorted(reached, min(mass, reached[-1])))
-    return in_order(logits, np.flatnonzero((bins == hit) & (weights > 0))), float(reached[hit - 1]) if hit else 0.0
+    return in_order(logits, np.flatnonzero(bins == hit)), float(reached[hit - 1]) if hit else 0.0

@@ -15,6 +15,7 @@ import yaml
 from build_engines.__main__ import main
 from build_engines.checkpoint.reader import Checkpoint
 from build_engines.checkpoint.safetensors_file import SafetensorsWriter
+from build_engines.cpu.compile import compile_cpu_engine
 from python_backend.engine.manifest import CpuManifest
 from tests import tiny_llama
 from tests.unit.build_engines.cpu.paged_steps import PagedSteps
@@ -103,7 +104,7 @@ def test_a_checkpoint_that_is_not_its_source_stops_the_build(recipe: Path, capsy
     [
         ({"parallel": {"tp_size": 3}}, "num_attention_heads 4 cannot be divided by tp_size 3"),
         ({"parallel": {"pp_size": 5}}, "num_hidden_layers 2 cannot be divided into pp_size 5 stages"),
-        ({"quantization": {"format": "int4_wo", "dtype": "float16", "group_size": 48}}, "group_size 48; group_size 32 fits"),
+        ({"quantization": {"format": "int4_wo", "dtype": "float16", "group_size": 48}}, "48; group_size 32 fits"),
         ({"source": "none.gguf"}, "none.gguf"),
     ],
 )
@@ -170,3 +171,12 @@ def test_an_interrupted_build_goes_on(
     capsys.readouterr()
     assert list(Path("engines").iterdir()) == []
     assert build(recipe, capsys)[0] == ["compile CPU engine"]
+
+
+def test_a_chat_template_of_its_own_travels_along(tmp_path: Path) -> None:
+    checkpoint = tiny_llama.checkpoint(tmp_path)
+    before = Checkpoint.open(checkpoint).sha256()
+    (checkpoint / "chat_template.jinja").write_text("{{ messages }}")
+    assert Checkpoint.open(checkpoint).sha256() != before
+    compile_cpu_engine(checkpoint, tmp_path / "engine")
+    assert (tmp_path / "engine" / "chat_template.jinja").read_text() == "{{ messages }}"

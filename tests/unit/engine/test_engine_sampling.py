@@ -31,7 +31,7 @@ KINDS: list[dict[str, Any] | None] = [
     {"top_p": 0.9, "temperature": 2.0, "top_p_decay": 0.9},
     {"return_log_probs": True},
     {"return_context_logits": True},
-    {"top_k": 5, "return_generation_logits": True},
+    {"top_k": 5, "return_generation_logits": True, "return_context_logits": True},
 ]
 
 

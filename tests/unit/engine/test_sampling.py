@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from python_backend.engine.sampling import SampledRow, Sampler, SamplingParameters, SamplingState
+from python_backend.engine.sampling.candidates import around_mass
 from python_backend.engine.sampling.counter_random import uniform
 from python_backend.errors import EngineFault, InvalidRequest
 from python_backend.scheduling.sequence import Sequence
@@ -173,6 +174,14 @@ def test_broken_logits_are_a_fault_of_the_engine() -> None:
         row[5] = broken
         with pytest.raises(EngineFault, match="not numbers"):
             choose(row, SamplingParameters(top_k=5))
+
+
+def test_rounding_never_leads_to_a_banned_token() -> None:
+    row = np.array([0, -70, -np.inf, -1, -np.inf], np.float32)
+    weights = np.exp(row)
+    for mass in (weights.sum(), weights.sum() * 1.001):
+        ids, _ = around_mass(row, 0.0, weights, float(mass))
+        assert ids.tolist() == [3]
 
 
 def test_top_p_decays_and_starts_again() -> None:

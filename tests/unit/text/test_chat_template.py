@@ -141,6 +141,16 @@ def test_loops_are_those_of_transformers(tmp_path: Path, loop: str) -> None:
     )
 
 
+def test_white_space_is_that_of_transformers(tmp_path: Path) -> None:
+    source = (
+        "  {% if messages %}\n  {# note #}\n  a\n  {%- endif %}\n\t{% for m in messages %}\n\tb\n  {% endfor %} \n\n"
+    )
+    folder = write(tmp_path, chat_template=source)
+    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+    expected = theirs.apply_chat_template(hello().messages, tokenize=False)
+    assert ChatTemplate.load(folder).render(hello()) == expected
+
+
 def test_special_tokens_are_those_of_transformers(tmp_path: Path) -> None:
     names = "['bos_token', 'eos_token', 'unk_token', 'pad_token', 'additional_special_tokens']"
     every = "{{ [bos_token, eos_token, unk_token, pad_token, additional_special_tokens] }}" + names
@@ -186,6 +196,11 @@ def test_without_a_template_messages_are_refused(tmp_path: Path) -> None:
         ("{% for i in range(99999) %}{{ i }}{% endfor %}", "more than 1000 characters"),
         ("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "fails on these messages: RecursionError"),
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "for more than 1 s"),
+        (
+            "{% set n = range(999) | list %}"
+            "{% for i in n %}{% for j in n %}{% for k in n %}{% endfor %}{% endfor %}{% endfor %}",
+            "for more than 1 s",
+        ),
         (
             "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
             "for more than 1 s",
