@@ -60,7 +60,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint-dir",
         type=Path,
-        default=Path("checkpoints/smollm2-135m"),
+        default=Path("checkpoints/smollm2-135m-int8"),
         metavar="DIR",
         help="checkpoint that the engine was made from; the peer's model is made from it too",
     )

@@ -2,7 +2,7 @@
 
 What the tool would refuse after minutes, would change with no more than a warning in its log, or would turn into an
 engine that cannot be served. The rules are those of ``main`` in ``tensorrt_llm/commands/build.py`` and of ``build`` in
-``tensorrt_llm/builder.py``.
+``tensorrt_llm/builder.py``, partly of a release before 1.2.1.
 """
 
 from __future__ import annotations

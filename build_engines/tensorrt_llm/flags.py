@@ -1,6 +1,7 @@
-"""Every flag of ``trtllm-build`` 1.2.1, and the check of a command line against them.
+"""The flags of ``trtllm-build``, and the check of a command line against them.
 
-Names, values and defaults are those of ``tensorrt_llm/commands/build.py`` and ``tensorrt_llm/plugin/plugin.py``.
+Names, values and defaults are those of ``tensorrt_llm/commands/build.py`` and ``tensorrt_llm/plugin/plugin.py`` at
+1.1 to 1.2; that 1.2.1 takes every command that passes here has not been tried.
 """
 
 from __future__ import annotations

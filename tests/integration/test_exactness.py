@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from build_engines.checkpoint.config import Architecture, QuantAlgo
+from build_engines.cpu.compile import compile_cpu_engine
 from client import chatml
 from python_backend.launcher.server import TritonServer
 from python_backend.text.tokenizer import Tokenizer
 from tests.integration.conftest import ROOT
 from tests.integration.triton_api import metric, stream, token_request, wait_until_idle
 from tests.reference_model import ReferenceModel
+from tests.unit.build_engines.cpu import tiny_checkpoints
 
 pytestmark = pytest.mark.server
 
@@ -82,7 +85,7 @@ def test_20_real_prompts_of_the_demo_model(exact_server: TritonServer, demo_engi
     prompts = [tokenizer.encode(text, add_special_tokens=True).tolist() for text in texts]
     together = generate_all(exact_server, prompts, [64] * len(prompts))
     assert [len(output) for output in together] == [64] * len(prompts)
-    model = ReferenceModel(ROOT / "checkpoints" / "smollm2-135m", quantize_lm_head=True)
+    model = ReferenceModel(ROOT / "checkpoints" / "smollm2-135m-int8", quantize_lm_head=True)
     mismatches = {
         text: found
         for text, prompt, output in zip(texts, prompts, together, strict=True)
@@ -121,4 +124,25 @@ def test_tiny_random_models_however_their_work_is_scheduled(
     assert [len(output) for output in outputs] == counts
     model = ReferenceModel(tiny_checkpoint, quantize_lm_head=True)
     for prompt, output in zip(prompts, outputs, strict=True):
+        assert greedy_mismatches(model, prompt, output) == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "quant_algo"),
+    [("Qwen3ForCausalLM", "W4A16_AWQ"), ("GemmaForCausalLM", "FP8"), ("Qwen2ForCausalLM", "NVFP4")],
+)
+def test_other_architectures_and_formats_from_sharded_checkpoints(
+    serve: Serve, tmp_path: Path, architecture: Architecture, quant_algo: QuantAlgo
+) -> None:
+    config = tiny_checkpoints.config(architecture, quant_algo)
+    whole = tiny_checkpoints.tensors(config)
+    checkpoint = tiny_checkpoints.write(tmp_path / "checkpoint", config.sharded(2, 2), whole)
+    compile_cpu_engine(checkpoint, tmp_path / "engine", quantize_lm_head=False)
+    random = np.random.default_rng(2)
+    prompts = [random.integers(3, 250, int(random.integers(2, 60))).tolist() for _ in range(8)]
+    with serve(tmp_path / "engine", execution_mode="exact") as server:
+        outputs = generate_all(server, prompts, [24] * len(prompts))
+    model = ReferenceModel(checkpoint, quantize_lm_head=False)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        assert len(output) == 24
         assert greedy_mismatches(model, prompt, output) == []
