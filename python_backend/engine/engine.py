@@ -143,7 +143,8 @@ class Engine:
                 progress = self._scheduler.fail(plan)
         else:
             with self._changed:
-                progress = self._scheduler.advance(plan, choice.tokens)
+                failed = [self._scheduler.finish(sequence, FinishReason.ERROR) for sequence in choice.failed]
+                progress = [*filter(None, failed), *self._scheduler.advance(plan, choice.tokens)]
                 self._iterations += 1
             details = choice.details(progress)
         self._listener(StepReport(progress, self.clock(), details))

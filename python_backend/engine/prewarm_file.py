@@ -2,14 +2,15 @@
 
 YAML, since such prompts are long and have many lines; JSON is YAML too. A list, of which each entry has one key:
 
-    - text: |
+    - text: |-
         You are a helpful assistant. ...
     - messages:
         - role: system
           content: You answer questions about trains. ...
 
 ``text`` is tokenized as ``text_input`` is, ``messages`` holds what the ``messages`` input does and is rendered with the
-chat template. Write what requests have in common and nothing else: their first tokens, up to where they begin to differ.
+chat template. Write what requests have in common from their first token on, up to where they begin to differ; the line
+break that ``|`` (without the dash) leaves at the end may be such a difference.
 """
 
 from __future__ import annotations
@@ -50,9 +51,14 @@ def read_prewarm_file(path: Path) -> list[PrewarmPrompt]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SetupError(f"prewarm file {path} is no valid YAML: {' '.join(str(error).split())}") from error
     try:
-        return _PROMPTS.validate_python(content or [])
+        return _PROMPTS.validate_python([] if content is None else content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"]) or "its content"
-        hint = did_you_mean(str(first["loc"][-1]), PrewarmPrompt.model_fields) if first["loc"] else ""
-        raise SetupError(f"prewarm file {path}, entry {place}: {first['msg']}{hint}.") from error
+        raise SetupError(f"prewarm file {path}, {_first_fault(error)}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = [f"entry {part + 1}" if isinstance(part, int) else str(part) for part in first["loc"]]
+    known = PrewarmPrompt.model_fields if first["type"] == "extra_forbidden" else ()
+    hint = did_you_mean(place[-1], known) if place else ""
+    return f"{', '.join(place) or 'content'}: {first['msg'].removeprefix('Value error, ')}{hint}."

@@ -9,29 +9,62 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from python_backend.scheduling import BlockManager, Sequence
+from python_backend.scheduling import BlockManager, BlockRetention, KvRetention, Sequence, TokenRange
 
 Prefix = tuple[bytes, tuple[int, ...]]
+DEFAULT = BlockRetention()
+
+# Few different values, so that priorities are often equal; whole seconds, so that sums of them are exact.
+BLOCK_RETENTIONS = st.builds(BlockRetention, st.sampled_from([80, 0, 35]), st.sampled_from([2000, 5000, 0, None]))
+
+PROMPTS = st.lists(st.integers(0, 1), min_size=1, max_size=12)
+SALTS = st.sampled_from([b"", b"", b"salt"])
+
+
+@st.composite
+def retentions(draw: st.DrawFn) -> KvRetention | None:
+    if draw(st.integers(0, 2)) == 2:
+        return None
+    borders = draw(st.lists(st.integers(0, 9), unique=True, min_size=1, max_size=3).map(sorted))
+    ends = [*borders[1:], draw(st.sampled_from([None, 10]))]
+    # Some leave a hole between them.
+    ranges = [
+        TokenRange(start, end, draw(BLOCK_RETENTIONS))
+        for index, (start, end) in enumerate(zip(borders, ends, strict=True))
+        if index % 2 == 0 or draw(st.booleans())
+    ]
+    return KvRetention(tuple(ranges), draw(BLOCK_RETENTIONS))
 
 
 @dataclass(eq=False)
 class NaiveBlock:
     holders: int = 1
+    pinned: bool = False
     private: bool = False  #: computed when another block was found for its tokens: never offered
     offered: Prefix | None = None  #: all tokens up to the end of this block, once it may be found
+    retention: BlockRetention = DEFAULT
+    since_s: int = 0  #: when its duration began
+
+    def age(self, now_s: int) -> None:
+        duration_ms = self.retention.duration_ms
+        if duration_ms is not None and now_s - self.since_s >= duration_ms / 1000:
+            self.retention = DEFAULT
 
 
 @dataclass
 class NaiveManager:
     num_blocks: int
     size: int
-    cached: list[NaiveBlock] = field(default_factory=list)  #: oldest first
+    cached: list[NaiveBlock] = field(default_factory=list)  #: least recently used first
+    pinned: list[NaiveBlock] = field(default_factory=list)
     tables: dict[Sequence, list[NaiveBlock]] = field(default_factory=dict)
     evicted: int = 0
+    now_s: int = 0
 
     @property
     def held(self) -> list[NaiveBlock]:
-        return list({id(block): block for table in self.tables.values() for block in table}.values())
+        tables = [self.pinned, *self.tables.values()]
+        return list({id(block): block for table in tables for block in table}.values())
 
     @property
     def available(self) -> int:
@@ -56,14 +89,15 @@ class NaiveManager:
     def attach(self, sequence: Sequence) -> None:
         found = self.match(sequence)
         self.cached = [block for block in self.cached if block not in found]
-        for block in found:
+        for index, block in enumerate(found):
             block.holders += 1
+            self.retain(block, sequence, index)
         self.tables[sequence] = found
 
     def grow(self, sequence: Sequence, blocks: int) -> None:
         while len(self.tables[sequence]) < blocks:
             if len(self.held) + len(self.cached) == self.num_blocks:
-                self.cached.pop(0)
+                self.cached.remove(min(self.cached, key=lambda block: block.retention.priority))
                 self.evicted += 1
             self.tables[sequence].append(NaiveBlock())
 
@@ -73,12 +107,49 @@ class NaiveManager:
             if block.offered is None and not block.private:
                 block.private = self.find(prefix) is not None
                 block.offered = None if block.private else prefix
+                known = self.find(prefix)
+                assert known is not None
+                self.retain(known, sequence, index)
+
+    def retain(self, block: NaiveBlock, sequence: Sequence, index: int) -> None:
+        token, prompt = index * self.size, sequence.prompt_tokens
+        if sequence.retention is None:
+            return
+        wishes = [
+            each.retention
+            for each in sequence.retention.ranges
+            if token < prompt and token in range(each.start, prompt if each.end is None else each.end)
+        ]
+        if token >= prompt:
+            wishes = [sequence.retention.decode]
+        for wish in wishes:
+            block.retention, block.since_s = wish, self.now_s
+
+    def pin(self, sequence: Sequence) -> int:
+        count = 0
+        for index in range(sequence.prompt_tokens // self.size):
+            block = self.find(self.prefix(sequence, index))
+            if block is None:
+                break
+            if block not in self.pinned:
+                self.pinned.append(block)
+                block.holders += 1
+            if block in self.cached:
+                self.cached.remove(block)
+            count += 1
+        return count
+
+    def pass_time(self, seconds: int) -> None:
+        self.now_s += seconds
+        for block in self.cached:
+            block.age(self.now_s)
 
     def cut(self, sequence: Sequence, keep: int) -> None:
         while len(self.tables[sequence]) > keep:
             block = self.tables[sequence].pop()
             block.holders -= 1
             if block.holders == 0 and block.offered:
+                block.since_s = self.now_s
                 self.cached.append(block)
 
 
@@ -88,22 +159,36 @@ class Blocks(RuleBasedStateMachine):
         self.manager = BlockManager(num_blocks, tokens_per_block)
         self.naive = NaiveManager(num_blocks, tokens_per_block)
 
-    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=12), salt=st.sampled_from([b"", b"", b"salt"]))
-    def begin(self, prompt: list[int], salt: bytes) -> None:
-        sequence = Sequence(id="s", prompt=np.array(prompt), max_new_tokens=99, cache_salt=salt)
+    @rule(prompt=PROMPTS, salt=SALTS, retention=retentions())
+    def begin(self, prompt: list[int], salt: bytes, retention: KvRetention | None) -> None:
+        self.start_one(prompt, salt, retention)
+
+    def start_one(self, prompt: list[int], salt: bytes, retention: KvRetention | None) -> Sequence:
+        sequence = Sequence(id="s", prompt=np.array(prompt), max_new_tokens=99, cache_salt=salt, retention=retention)
         match, expected = self.manager.match(sequence), self.naive.match(sequence)
         assert len(match.blocks) == len(expected)
         assert match.referenced == sum(block.holders > 0 for block in expected)
         self.manager.attach(sequence, match)
         self.naive.attach(sequence)
         assert sequence.computed == len(expected) * self.manager.tokens_per_block < sequence.num_tokens
+        return sequence
+
+    @rule(prompt=PROMPTS, salt=SALTS, retention=retentions(), seconds=st.integers(0, 3))
+    def visit(self, prompt: list[int], salt: bytes, retention: KvRetention | None, seconds: int) -> None:
+        """A whole request, as far as there is room for it: what fills the cache and evicts."""
+        sequence = self.start_one(prompt, salt, retention)
+        self.compute_some(sequence, len(prompt), 0)
+        self.end(sequence)
+        self.pass_time(seconds)
 
     @rule(which=st.integers(0, 9), tokens=st.integers(1, 9), guesses=st.integers(0, 4))
     def compute(self, which: int, tokens: int, guesses: int) -> None:
         """Compute some known tokens and draft tokens behind them, none of which is accepted."""
         sequence = self.pick(which)
-        if sequence is None:
-            return
+        if sequence is not None:
+            self.compute_some(sequence, tokens, guesses)
+
+    def compute_some(self, sequence: Sequence, tokens: int, guesses: int) -> None:
         computed = min(sequence.computed + tokens, sequence.num_tokens)
         blocks = self.manager.blocks_for(computed + guesses)
         if blocks - len(sequence.block_table) > self.manager.available:
@@ -128,12 +213,26 @@ class Blocks(RuleBasedStateMachine):
         sequence = self.pick(which)
         if sequence is None:
             return
-        self.manager.release(sequence)
-        self.naive.cut(sequence, 0)
-        del self.naive.tables[sequence]
+        self.end(sequence)
         if pause:  # and resume at once
             self.manager.attach(sequence, self.manager.match(sequence))
             self.naive.attach(sequence)
+
+    def end(self, sequence: Sequence) -> None:
+        self.manager.release(sequence)
+        self.naive.cut(sequence, 0)
+        del self.naive.tables[sequence]
+
+    @rule(seconds=st.integers(0, 3))
+    def pass_time(self, seconds: int) -> None:
+        self.naive.pass_time(seconds)
+        self.manager.advance_time(float(self.naive.now_s))
+
+    @rule(which=st.integers(0, 9))
+    def pin(self, which: int) -> None:
+        sequence = self.pick(which)
+        if sequence is not None and len(self.naive.pinned) < 3:
+            assert self.manager.pin(sequence) == self.naive.pin(sequence)
 
     def pick(self, which: int) -> Sequence | None:
         live = list(self.naive.tables)
@@ -147,13 +246,23 @@ class Blocks(RuleBasedStateMachine):
         statistics = self.manager.statistics
         assert statistics.free == self.manager.available == self.naive.available
         assert statistics.cached == len(self.naive.cached)
+        assert statistics.pinned == len(self.naive.pinned)
         assert statistics.evicted_total == self.naive.evicted
         twin: dict[int, NaiveBlock] = {}
         for sequence, table in self.naive.tables.items():
             assert len(sequence.block_table) == len(table)
             for block, naive in zip(sequence.block_table, table, strict=True):
                 assert twin.setdefault(block, naive) is naive
-        assert len(twin) == len(self.naive.held) == statistics.used
+        assert statistics.used == len(self.naive.held)
+        for kept in self.naive.pinned + self.naive.cached:
+            assert kept.offered is not None
+            self.find_again(kept.offered)
+
+    def find_again(self, prefix: Prefix) -> None:
+        """Whatever else was evicted, a prompt that begins so is found up to where the oracle finds it."""
+        salt, tokens = prefix
+        reader = Sequence(id="reader", prompt=np.array([*tokens, 9]), max_new_tokens=1, cache_salt=salt)
+        assert len(self.manager.match(reader).blocks) == len(self.naive.match(reader))
 
 
 Blocks.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from python_backend.errors import InvalidRequest, Overloaded
-from python_backend.scheduling import CapacityPolicy, SchedulerConfig, Sequence, StepBatch, Urgency
+from python_backend.scheduling import (
+    BlockRetention,
+    CapacityPolicy,
+    KvRetention,
+    SchedulerConfig,
+    Sequence,
+    StepBatch,
+    TokenRange,
+    Urgency,
+)
 from tests.unit.scheduling.simulated_engine import VOCABULARY, Drafter, SimulatedEngine, generate
 
 MAX_SEQ_LEN = 18
@@ -17,6 +26,15 @@ MAX_SEQ_LEN = 18
 PROMPTS = st.lists(st.integers(0, 1), min_size=1, max_size=9)
 KINDS = ["none", "right", "wrong", "random", "late"]
 DRAFTERS = st.sampled_from(KINDS)
+TENANTS = ["", "", "a", "b"]
+TIMEOUTS = [None, None, None, 0.0, 2.0, 6.0]  # in steps
+RETENTIONS = [
+    None,
+    KvRetention(decode=BlockRetention(0)),
+    KvRetention(
+        (TokenRange(0, 4, BlockRetention(90, 3000)), TokenRange(5, None, BlockRetention(20))), BlockRetention(60)
+    ),
+]
 
 
 @st.composite
@@ -31,6 +49,7 @@ def configs(draw: st.DrawFn) -> SchedulerConfig:
         enable_chunked_context=chunked,
         enable_kv_cache_reuse=draw(st.sampled_from([True, True, False])),
         max_queue_size=draw(st.sampled_from([0, 0, 5])),
+        max_queue_size_per_tenant=draw(st.sampled_from([0, 0, 3])),
         urgency=Urgency(priority_s=draw(st.sampled_from([0.0, 20.0])), length_s=draw(st.sampled_from([0.0, 4.0]))),
     )
 
@@ -57,6 +76,7 @@ class InFlightBatching(RuleBasedStateMachine):
         config=configs(),
         tokens_per_block=st.integers(2, 4),
         spare_blocks=st.integers(0, 5),
+        pinned=st.lists(PROMPTS, max_size=2),
         crowd=st.lists(st.tuples(PROMPTS, st.integers(1, 8), DRAFTERS), min_size=3, max_size=6),
     )
     def start(
@@ -64,9 +84,12 @@ class InFlightBatching(RuleBasedStateMachine):
         config: SchedulerConfig,
         tokens_per_block: int,
         spare_blocks: int,
+        pinned: list[list[int]],
         crowd: list[tuple[list[int], int, str]],
     ) -> None:
         self.engine = SimulatedEngine(config, MAX_SEQ_LEN // tokens_per_block + spare_blocks, tokens_per_block)
+        for prompt in pinned:
+            self.engine.pin(prompt)
         for prompt, max_new_tokens, kind in crowd:
             self.add(prompt, 0, max_new_tokens, None, 0.5, b"", kind, seed=0, copies=1)
 
@@ -80,6 +103,9 @@ class InFlightBatching(RuleBasedStateMachine):
         kind=DRAFTERS,
         seed=st.integers(0, 5),
         copies=st.integers(1, 3),
+        tenant=st.sampled_from(TENANTS),
+        timeout_s=st.sampled_from(TIMEOUTS),
+        retention=st.sampled_from(RETENTIONS),
     )
     def add(
         self,
@@ -92,6 +118,9 @@ class InFlightBatching(RuleBasedStateMachine):
         kind: str,
         seed: int,
         copies: int,
+        tenant: str = "",
+        timeout_s: float | None = None,
+        retention: KvRetention | None = None,
     ) -> None:
         """New prompts, or turns that go on where another request is now."""
         texts = [[], *(s.prompt.tolist() + out for s, out in self.engine.received.items())]
@@ -100,7 +129,15 @@ class InFlightBatching(RuleBasedStateMachine):
         for _ in range(copies):
             try:
                 self.engine.add(
-                    text + prompt, max_new_tokens, end_id=end_id, priority=priority, salt=salt, drafter=drafter
+                    text + prompt,
+                    max_new_tokens,
+                    end_id=end_id,
+                    priority=priority,
+                    salt=salt,
+                    drafter=drafter,
+                    tenant=tenant,
+                    timeout_s=timeout_s,
+                    retention=retention,
                 )
             except (InvalidRequest, Overloaded) as error:
                 event(type(error).__name__)
@@ -161,6 +198,8 @@ def test_every_sequence_gets_the_tokens_of_the_model_run_alone_in_a_storm(
 ) -> None:
     random = Random(seed)
     engine = SimulatedEngine(config, MAX_SEQ_LEN // tokens_per_block + spare_blocks, tokens_per_block)
+    if random.random() < 0.5:
+        engine.pin([random.randrange(2) for _ in range(random.randint(1, 9))])
     for _ in range(40):
         for _ in range(random.choice([0, 1, 4])):
             offer(engine, random)
@@ -194,6 +233,9 @@ def offer(engine: SimulatedEngine, random: Random) -> None:
             priority=random.random(),
             salt=random.choice([b"", b"", b"other"]),
             drafter=make_drafter(random.choice(KINDS), random),
+            tenant=random.choice(TENANTS),
+            timeout_s=random.choice(TIMEOUTS),
+            retention=random.choice(RETENTIONS),
         )
     except (InvalidRequest, Overloaded) as error:
         event(type(error).__name__)

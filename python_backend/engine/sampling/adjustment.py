@@ -1,6 +1,6 @@
 """From the model's logits to those that a token is chosen from.
 
-In this order, which is TensorRT-LLM's (penaltyKernels.cu, then banBadWords.cu):
+In this order, 1 to 5 as in TensorRT-LLM (penaltyKernels.cu, then banBadWords.cu):
 
 1. embedding_bias is added
 2. the temperature divides: x / (temperature + 1e-6), unless it is 1 (or 0, which means greedy)
@@ -8,9 +8,10 @@ In this order, which is TensorRT-LLM's (penaltyKernels.cu, then banBadWords.cu):
    frequency_penalty for each occurrence; all three for tokens of the prompt and of the output
 4. end_id gets the lowest number there is while the output is shorter than min_tokens
 5. bad words get -inf
+6. so does what the guide of guided decoding does not allow; if bans leave nothing of what it allows, they are void
 
 Since 3 comes after 2, a presence penalty weighs the more against the logits the higher the temperature. Since 4 is a
-number and 5 is not, end_id is chosen before min_tokens where nothing else is left.
+number and 5 and 6 are not, end_id is chosen before min_tokens where nothing else is left, as where a guide is complete.
 """
 
 from __future__ import annotations
@@ -42,14 +43,19 @@ def adjust(logits: Row, state: SamplingState, sequence: Sequence, draft: list[in
         out[state.bad_words.always] = -np.inf
         known = sequence.tokens(max(sequence.num_tokens - state.bad_words.longest_start, 0), sequence.num_tokens)
         out[state.bad_words.completing([*known.tolist(), *draft])] = -np.inf
+    if state.guide is not None:
+        allowed = state.guide.allowed(draft)
+        out[~allowed] = -np.inf
+        if out.max() == -np.inf:
+            out[allowed] = logits[allowed]
 
 
 def _penalise(out: Row, state: SamplingState, sequence: Sequence, draft: list[int]) -> None:
     said, counts = state.parameters, state.counts(sequence)
     counts.add(draft)
-    values = out[counts.ids]
+    values = out.take(counts.ids)
     if said.repetition_penalty != 1.0:
         repetition = np.float32(said.repetition_penalty)
         values = np.where(values < 0, values * repetition, values / repetition)
-    out[counts.ids] = values - np.float32(said.presence_penalty) - np.float32(said.frequency_penalty) * counts.counts
+    out[counts.ids] = values - (said.presence_penalty + said.frequency_penalty * counts.counts)
     counts.take_back(draft)

@@ -16,7 +16,7 @@ _BINS = 64 * _BINS_PER_UNIT
 
 def in_order(logits: Row, ids: Ids) -> Ids:
     """Those tokens, most likely first; the lowest id first among equals, given ids that ascend."""
-    return ids[np.argsort(-logits[ids], kind="stable")]
+    return ids.take((-logits.take(ids)).argsort(kind="stable"))
 
 
 def most_likely(logits: Row, count: int) -> Ids:
@@ -28,7 +28,7 @@ def most_likely(logits: Row, count: int) -> Ids:
     size = logits.size // max(logits.size // (count * _GROUPS_PER_CANDIDATE), 1)
     maxima = logits[: logits.size - logits.size % size].reshape(-1, size).max(axis=0)
     bound = max(np.partition(maxima, -count)[-count], _LOWEST)
-    reached = np.flatnonzero(logits >= bound)
+    reached = (logits >= bound).nonzero()[0]
     return in_order(logits, reached)[:count]
 
 
@@ -43,4 +43,4 @@ def around_mass(logits: Row, most: float, weights: Row, mass: float) -> tuple[Id
     # The last bin holds all that is 64 below the maximum: too little to show in the sum, so it is never hit.
     reached = np.bincount(bins, weights=weights, minlength=_BINS).cumsum()
     hit = int(np.searchsorted(reached, min(mass, reached[-1])))
-    return in_order(logits, np.flatnonzero(bins == hit)), float(reached[hit - 1]) if hit else 0.0
+    return in_order(logits, (bins == hit).nonzero()[0]), float(reached[hit - 1]) if hit else 0.0

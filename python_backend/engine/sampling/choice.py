@@ -12,7 +12,7 @@ from python_backend.engine.sampling.candidates import around_mass, most_likely
 
 Row = npt.NDArray[np.float32]
 
-_FEW = 64
+_FEW = (64, 512)
 
 
 class Choice(NamedTuple):
@@ -54,12 +54,14 @@ class Chooser:
         return float(self._weights.sum())
 
     def _draw_any(self, logits: Row, most: float, mass: float) -> int:
-        ids, before = most_likely(logits, min(_FEW, logits.size)), 0.0
-        reached = self._weights[ids].cumsum(dtype=np.float64)
-        if reached[-1] < mass:
-            ids, before = around_mass(logits, most, self._weights, mass)
-            reached = before + self._weights[ids].cumsum(dtype=np.float64)
-        return _pick(ids, reached, mass)
+        for few in _FEW:
+            if mass < few < logits.size:  # No weight is above 1.
+                ids = most_likely(logits, few)
+                reached = self._weights.take(ids).cumsum(dtype=np.float64)
+                if mass <= reached[-1]:
+                    return _pick(ids, reached, mass)
+        ids, before = around_mass(logits, most, self._weights, mass)
+        return _pick(ids, before + self._weights.take(ids).cumsum(dtype=np.float64), mass)
 
 
 def _log_prob(logit: float, most: float, mass: float) -> float:
@@ -73,8 +75,8 @@ def _log_prob(logit: float, most: float, mass: float) -> float:
 
 
 def _draw_among(logits: Row, ids: npt.NDArray[np.int64], share: float) -> int:
-    values = logits[ids].astype(np.float64)
-    reached = np.exp(values - values[0]).cumsum()
+    values = logits.take(ids)
+    reached = np.exp(values - values[0]).cumsum(dtype=np.float64)
     return _pick(ids, reached, share * reached[-1])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Many
 from secrets import randbits
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,24 @@ import numpy.typing as npt
 from python_backend.engine.sampling.bad_words import BadWords
 from python_backend.engine.sampling.parameters import SamplingParameters
 from python_backend.engine.sampling.token_counts import TokenCounts
+from python_backend.errors import EngineFault
 from python_backend.scheduling.sequence import Sequence
+
+
+class GuideFault(EngineFault):
+    """A guide cannot say what may follow. It ends its own sequence, and no other of the step."""
+
+
+class TokenGuide(Protocol):
+    """Says which tokens may follow, for guided decoding. Raises GuideFault when it cannot."""
+
+    def follow(self, output: Many[int]) -> None:
+        """Take note of the output tokens that have come since the last call; ``output`` holds all of them."""
+        ...
+
+    def allowed(self, draft: Many[int]) -> npt.NDArray[np.bool_]:
+        """Which tokens may follow the output and ``draft``, [vocabulary]; at least one."""
+        ...
 
 
 class SamplingState:
@@ -20,8 +39,9 @@ class SamplingState:
     All of it follows from the parameters, the seed and the sequence's tokens, so a pause needs no care.
     """
 
-    def __init__(self, parameters: SamplingParameters) -> None:
+    def __init__(self, parameters: SamplingParameters, guide: TokenGuide | None = None) -> None:
         self.parameters = parameters
+        self.guide = guide
         self.seed = randbits(64) if parameters.seed is None else parameters.seed
         self.top_p = parameters.top_p or 1.0
         self.bad_words = BadWords(parameters.bad_words) if parameters.bad_words else None
@@ -36,6 +56,11 @@ class SamplingState:
         self._counts: TokenCounts | None = None
         self._followed = 0  # output tokens that counts and top-p know of
 
+    @property
+    def takes_the_graphs_choice(self) -> bool:
+        """Logits are not needed."""
+        return self.guide is None and self.parameters.is_plain_greedy
+
     def counts(self, sequence: Sequence) -> TokenCounts:
         """Of prompt and output."""
         if self._counts is None:
@@ -49,6 +74,8 @@ class SamplingState:
         self.top_p = self.top_p_after(new)
         if self.parameters.has_penalties:
             self.counts(sequence).add(new)
+        if self.guide is not None:
+            self.guide.follow(sequence.output)
 
     def top_p_after(self, tokens: Iterable[int]) -> float:
         """The top-p for the token that follows these. Without top-k only: with it, TensorRT-LLM's does not decay.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -9,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from python_backend.engine.sampling.sampler import SampledRow, Sampler, sampling_of
-from python_backend.engine.sampling.state import SamplingState
+from python_backend.engine.sampling.state import GuideFault, SamplingState
 from python_backend.scheduling.sequence import Sequence
 from python_backend.scheduling.step_batch import StepBatch
 from python_backend.scheduling.step_plan import Progress, StepEntry, StepPlan
+
+log = logging.getLogger(__name__)
 
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
@@ -35,6 +38,7 @@ class StepChoice:
     tokens: Int32Array
     log_probs: dict[Sequence, Float32Array] = field(default_factory=dict)
     logits: dict[Sequence, Float32Array] = field(default_factory=dict)
+    failed: list[Sequence] = field(default_factory=list)  # their tokens mean nothing
 
     def details(self, progress: Iterable[Progress]) -> dict[Sequence, TokenDetails]:
         """For the sequences that asked for any and got tokens. To be called once, with what ``advance`` returned."""
@@ -96,9 +100,13 @@ class StepSampler:
         choice = StepChoice(token_ids[: plan.num_rows].copy())
         for entry, first in _sampled(plan):
             state = sampling_of(entry.sequence)
-            if state is not None and not state.parameters.is_plain_greedy:
+            if state is not None and not state.takes_the_graphs_choice:
                 rows = slice(first, first + entry.rows)
-                self._sample(entry, state, rows, logits()[rows], choice)
+                try:
+                    self._sample(entry, state, rows, logits()[rows], choice)
+                except GuideFault:
+                    log.exception("guide failed: sequence=%s", entry.sequence)
+                    choice.failed.append(entry.sequence)
         _keep_context(plan, logits)
         return choice
 

@@ -15,6 +15,7 @@ from python_backend.scheduling import (
     BlockManager,
     CapacityPolicy,
     FinishReason,
+    KvRetention,
     Progress,
     Scheduler,
     SchedulerConfig,
@@ -59,6 +60,7 @@ class SimulatedEngine:
         self.received: dict[Sequence, list[int]] = {}
         self.reasons: dict[Sequence, FinishReason] = {}
         self.now_s = 0.0
+        self.pinned_slots: dict[tuple[int, int], int] = {}
         self.pauses = 0
         self.steps = 0
 
@@ -75,6 +77,9 @@ class SimulatedEngine:
         priority: float = 0.5,
         salt: bytes = b"",
         drafter: Drafter | None = None,
+        retention: KvRetention | None = None,
+        tenant: str = "",
+        timeout_s: float | None = None,
     ) -> Sequence:
         sequence = Sequence(
             id=f"request-{len(self.received)}",
@@ -83,6 +88,9 @@ class SimulatedEngine:
             end_id=end_id,
             priority=priority,
             cache_salt=salt,
+            retention=retention,
+            tenant=tenant,
+            deadline_s=None if timeout_s is None else self.now_s + timeout_s,
         )
         self.scheduler.add(sequence, self.now_s)
         self.received[sequence] = []
@@ -95,8 +103,25 @@ class SimulatedEngine:
         assert progress is not None
         self._take(progress)
 
+    def pin(self, prompt: list[int]) -> int:
+        """Compute the prompt and pin its full blocks, whose content must then last."""
+        sequence = self.add(prompt, 1)
+        while sequence in self.live:
+            self.step()
+        count = self.blocks.pin(sequence)
+        for block in self.blocks.match(Sequence(id="reader", prompt=np.array([*prompt, 0]), max_new_tokens=1)).blocks:
+            for slot in [(block, offset) for offset in range(self.blocks.tokens_per_block)]:
+                self.pinned_slots[slot] = int(self.cache[slot])
+        return count
+
     def begin_step(self) -> StepPlan | None:
-        """Let drafters propose and plan a step, without executing it."""
+        """End what is overdue, let drafters propose, and plan a step, without executing it."""
+        for progress in self.scheduler.expire(self.now_s):
+            assert progress.finish_reason is FinishReason.TIMED_OUT
+            assert progress.sequence.deadline_s is not None
+            assert progress.sequence.deadline_s <= self.now_s
+            self._take(progress)
+        assert all(s.deadline_s is None or s.deadline_s > self.now_s for s in self.live), "overdue, but alive"
         for sequence in self.live:
             if sequence in self.drafters:
                 sequence.draft = self.drafters[sequence](sequence)
@@ -141,7 +166,8 @@ class SimulatedEngine:
             if self.step() is None:
                 break
         assert self.scheduler.is_idle, f"still busy after {max_steps} steps: {self.live}"
-        assert self.blocks.statistics.used == 0
+        assert self.blocks.statistics.used == self.blocks.statistics.pinned
+        assert all(self.cache[slot] == token for slot, token in self.pinned_slots.items()), "a pinned block changed"
         self.check_results()
 
     def check_results(self) -> None:
@@ -169,6 +195,7 @@ class SimulatedEngine:
             own = [self._slot(table, position) for position in positions]
             read.update(past)
             assert written.isdisjoint(own), "two sequences write to one slot"
+            assert self.pinned_slots.keys().isdisjoint(own), "a pinned slot is written to"
             written.update(own)
             for slot, token in zip(own, ids, strict=True):
                 self.cache[slot] = token
