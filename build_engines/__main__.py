@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +25,22 @@ from build_engines.recipe import Recipe
 from build_engines.sources.open_source import open_source
 from build_engines.verification.settings import VerificationSettings
 from build_engines.verification.verify import measure
+from build_engines.whole_number import at_least
 from python_backend.errors import SetupError, SlipstreamError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 failed with one line on stderr, 2 wrong usage."""
+    """Run one command.
+
+    Returns the exit code: 0 done, 1 failed with the reason on stderr, 2 wrong usage, 128 and the number of a signal.
+    """
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # As in `... --dry-run | head`: nobody reads on.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (SlipstreamError, OSError) as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return 1
@@ -47,7 +58,10 @@ def _build(options: argparse.Namespace) -> None:
         for line in describe(recipe):
             print(line)
     else:
-        Pipeline(recipe, options.recipe).run()
+        command = ["python", "-m", "build_engines", "build", str(options.recipe)]
+        if options.source:
+            command += ["--source", str(options.source)]
+        Pipeline(recipe, shlex.join(command)).run()
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -114,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("checkpoint_dir", type=Path, metavar="CHECKPOINT")
     verify.add_argument("source", type=Path, metavar="MODEL", help="Hugging Face directory or .gguf")
     verify.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="text to predict (default: built in)")
-    verify.add_argument("--max-tokens", type=int, default=8192, metavar="TOKENS", help="default: %(default)s")
+    verify.add_argument("--max-tokens", type=at_least(2), default=8192, metavar="TOKENS", help="default: %(default)s")
     verify.add_argument("--json", action="store_true", help="print JSON instead of a table")
     verify.set_defaults(run=_verify)
 
@@ -158,5 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _terminate(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)  # Drafts are removed, and containers ended, as after Ctrl-C.
     sys.exit(main())

@@ -15,6 +15,7 @@ from build_engines.sources.demo_model import demo_gguf
 from build_engines.sources.model_source import ModelSource
 from build_engines.sources.open_source import open_source
 from build_engines.verification.evaluation_text import default_text, token_sequences
+from build_engines.whole_number import at_least
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -45,10 +46,18 @@ def add_accuracy_parser(commands: _SubParsersAction[argparse.ArgumentParser]) ->
     )
     accuracy.add_argument("--formats", nargs="+", choices=_FORMATS, default=list(_FORMATS), metavar="NAME")
     accuracy.add_argument(
-        "--samples", type=int, default=16, metavar="N", help="calibration samples of 512 tokens (default: %(default)s)"
+        "--samples",
+        type=at_least(1),
+        default=16,
+        metavar="N",
+        help="calibration samples of 512 tokens (default: %(default)s)",
     )
     accuracy.add_argument(
-        "--max-tokens", type=int, default=8192, metavar="TOKENS", help="tokens to predict (default: %(default)s)"
+        "--max-tokens",
+        type=at_least(2),
+        default=8192,
+        metavar="TOKENS",
+        help="tokens to predict (default: %(default)s)",
     )
     accuracy.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     accuracy.set_defaults(run=_run)

@@ -21,20 +21,23 @@ def describe(recipe: Recipe) -> Iterator[str]:
 
     Without the source, the recipe's ``expects`` stands for it. Raises SetupError for all that can be known to fail.
     """
-    config = recipe_config(recipe, _source_config(recipe))
+    source, notices = _source(recipe)
+    config = recipe_config(recipe, source)
     yield f"source      {recipe.source}"
+    yield from (f"note        {notice}" for notice in notices)
     yield f"checkpoint  {recipe.checkpoint_dir}: {_form(config)}, {_ranks(config)}"
     yield f"verify      {_verification(recipe)}"
     if recipe.cpu:
         yield f"CPU engine  {recipe.cpu_engine_dir}"
         yield "serve it with"
-        yield f"  python -m python_backend serve --engine-dir {recipe.cpu_engine_dir}"
+        yield f"  {shlex.join(['python', '-m', 'python_backend', 'serve', '--engine-dir', str(recipe.cpu_engine_dir)])}"
     if recipe.tensorrt_llm:
         engine_dir = recipe.tensorrt_llm_engine_dir
         build, *serve = tensorrt_llm_commands(
             config, recipe.tensorrt_llm, recipe.checkpoint_dir, engine_dir, recipe.max_seq_len
         )
         yield f"TensorRT-LLM engine  {engine_dir}, compiled on the GPU machine by"
+        yield f"  mkdir -p {shlex.quote(str(engine_dir.parent))}"
         yield from _lines_of(build)
         yield "serve it with"
         yield from (f"  {command}" for command in serve)
@@ -59,10 +62,13 @@ def _arguments(words: list[str]) -> Iterator[str]:
         yield shlex.join([word, words.pop(0)] if has_value else [word])
 
 
-def _source_config(recipe: Recipe) -> CheckpointConfig:
+def _source(recipe: Recipe) -> tuple[CheckpointConfig, tuple[str, ...]]:
+    """Its config, and what the user should know of it."""
     if recipe.expects and not recipe.source.startswith("package:") and not recipe.source_path().exists():
-        return HuggingFaceConfig.read(recipe.expects.parent).checkpoint_config()
-    return recipe_source(recipe).config
+        described = HuggingFaceConfig.read(recipe.expects.parent)
+        return described.checkpoint_config(), described.notices
+    source = recipe_source(recipe)
+    return source.config, source.notices
 
 
 def _form(config: CheckpointConfig) -> str:

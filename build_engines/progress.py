@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 #: Hears how much of how much is done, and what is being done.
@@ -31,7 +32,7 @@ class BuildDisplay:
     @contextmanager
     def step(self, title: str) -> Iterator[Report]:
         """While the block runs, ``title`` is shown with what its reports say. Nothing is left of it afterwards."""
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             task = progress.add_task(title, total=None)
 
@@ -48,4 +49,6 @@ class BuildDisplay:
         with self.step(title) as report:
             done = work(report)
         elapsed_s = time.monotonic() - started_s
-        self.console.print(f"{title}: {result} [dim]{'' if done else 'up to date, '}{elapsed_s:.1f} s[/dim]")
+        self.console.print(
+            f"{title}: {escape(str(result))} [dim]{'' if done else 'up to date, '}{elapsed_s:.1f} s[/dim]"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from build_engines.checkpoint.config import CONFIG_FILE
 from build_engines.quantization.settings import QuantizationSettings
 from build_engines.sources.packaged_file import packaged_file
 from build_engines.tensorrt_llm.settings import TensorRtLlmSettings
@@ -73,7 +74,7 @@ class Recipe(BaseModel):
             keys = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
         except OSError as error:
             raise SetupError(f"{path} cannot be read ({error.strerror}).") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise SetupError(f"{path} is no valid YAML ({' '.join(str(error).split())}).") from error
         if not isinstance(keys, dict):
             raise SetupError(f"{path} holds no keys; a recipe begins with name: and source:.")
@@ -89,11 +90,13 @@ class Recipe(BaseModel):
 
     @property
     def cpu_engine_dir(self) -> Path:
-        return (self.cpu and self.cpu.engine_dir) or Path("engines") / f"{self.name}-cpu"
+        own = self.cpu and self.cpu.engine_dir
+        return own.expanduser() if own else Path("engines") / f"{self.name}-cpu"
 
     @property
     def tensorrt_llm_engine_dir(self) -> Path:
-        return (self.tensorrt_llm and self.tensorrt_llm.engine_dir) or Path("engines") / self.name
+        own = self.tensorrt_llm and self.tensorrt_llm.engine_dir
+        return own.expanduser() if own else Path("engines") / self.name
 
     def source_path(self) -> Path:
         """Raises SetupError when it is in a package that is not installed."""
@@ -102,9 +105,17 @@ class Recipe(BaseModel):
         return Path(self.source)
 
     @model_validator(mode="after")
+    def _named_config(self) -> Recipe:
+        if self.expects and self.expects.name != CONFIG_FILE:
+            raise ValueError(f"expects is {self.expects}; it must be a {CONFIG_FILE} as Hugging Face has it")
+        return self
+
+    @model_validator(mode="after")
     def _some_engine(self) -> Recipe:
         if self.tensorrt_llm is None and self.cpu is None:
             raise ValueError("the recipe builds no engine; add tensorrt_llm: or cpu:, with {} for all defaults")
+        if self.tensorrt_llm and self.cpu and self.tensorrt_llm_engine_dir == self.cpu_engine_dir:
+            raise ValueError(f"both engines go to {self.cpu_engine_dir}; each needs an engine_dir of its own")
         return self
 
     def _relative_to(self, folder: Path) -> Recipe:
@@ -131,9 +142,11 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML as usual, but a key that is there twice is an error and not the last one's."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f'key "{key}" is there twice', key_node.start_mark)
             seen.add(key)

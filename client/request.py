@@ -16,8 +16,9 @@ class GenerateRequest:
     """One prompt and how to go on from it; what is None is left to the server.
 
     ``stream`` asks for text as it is made; without it the answer comes as one chunk. ``text`` goes to the
-    model as it is: no chat template is applied. ``timeout_s`` bounds the request from connecting to the last
-    chunk. ValueError for a value that no server could take.
+    model as it is: no chat template is applied. ``messages``, a conversation as JSON, goes through the model's
+    chat template; ``text`` is then empty. ``timeout_s`` bounds the request from connecting to the last chunk.
+    ValueError for a value that no server could take.
     """
 
     text: str
@@ -33,6 +34,9 @@ class GenerateRequest:
     frequency_penalty: float | None = None
     stop_words: tuple[str, ...] = ()
     bad_words: tuple[str, ...] = ()
+    messages: str | None = None
+    guided_decoding_guide_type: str | None = None
+    guided_decoding_guide: str | None = None
     end_id: int | None = None
     priority: float | None = None
     num_draft_tokens: int | None = None  # the BLS model only
@@ -44,8 +48,10 @@ class GenerateRequest:
     timeout_s: float = 120.0
 
     def __post_init__(self) -> None:
-        if not self.text:
+        if not self.text and not self.messages:
             raise ValueError("the prompt is empty.")
+        if self.text and self.messages:
+            raise ValueError("both text and messages are there; messages go with an empty text.")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; at least 1 is needed.")
         if not self.timeout_s > 0:

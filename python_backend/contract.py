@@ -2,7 +2,8 @@
 
 Names, types, dims and meaning are those of TensorRT-LLM 1.2.x (NVIDIA's ``inflight_batcher_llm`` repository), so a
 client written for it works unchanged. What Slipstream adds is optional and marked ``added``: such a tensor exists in
-the profiles that run our own engine, since the C++ backend would not know it.
+the profiles that run our own engine, since the C++ backend would not know it; and in all profiles where preprocessing
+reads it.
 
 Dims exclude the batch dimension, as in config.pbtxt: ``(1,)`` is ``[batch, 1]`` on the wire, ``-1`` any length.
 The module knows no tensor library: Python types and strings only.
@@ -45,6 +46,7 @@ class Tensor:
     ragged: bool = False  # allow_ragged_batch
     scalar: bool = False  # reshape { shape: [ ] }: one number per request, dims stay (1,) on the wire
     added: bool = False  # ours, not NVIDIA's: only in profiles that run our own engine
+    needs_our_engine: bool = True  # of an added tensor: False when preprocessing reads it, which serves every engine
     default: str = "unset"  # what an absent optional input means; also what "asks for nothing special"
 
 
@@ -64,12 +66,12 @@ class Model:
         """The output called ``name``; KeyError when there is none."""
         return _by_name(self.outputs)[name]
 
-    def upstream(self) -> Model:
-        """The model as NVIDIA knows it: without what Slipstream adds."""
+    def over_tensorrt_llm(self) -> Model:
+        """The model as it is in the profiles of TensorRT-LLM: without what only our own engine offers."""
         return Model(
             self.name,
-            tuple(tensor for tensor in self.inputs if not tensor.added),
-            tuple(tensor for tensor in self.outputs if not tensor.added),
+            tuple(tensor for tensor in self.inputs if not (tensor.added and tensor.needs_our_engine)),
+            tuple(tensor for tensor in self.outputs if not (tensor.added and tensor.needs_our_engine)),
         )
 
 
@@ -177,17 +179,21 @@ _PERF_OUTPUTS = (
 )
 _COUNT_OUTPUTS = (
     _tensor("num_input_tokens", I32, (1,), "prompt tokens"),
-    _tensor("num_output_tokens", I32, (1,), "tokens in this response"),
+    _tensor("num_output_tokens", I32, (1,), "generated tokens in this response"),
 )
 _SHARED_OUTPUTS = (
-    _tensor("cum_log_probs", F32, (-1,), "log probability of each beam"),
-    _tensor("output_log_probs", F32, (-1, -1), "log probability of each token"),
-    _tensor("context_logits", F32, (-1, -1), "[prompt, vocab]"),
-    _tensor("generation_logits", F32, (-1, -1, -1), "[beam, tokens, vocab]"),
+    _tensor("cum_log_probs", F32, (-1,), "log probability of each beam, so far"),
+    _tensor(
+        "output_log_probs", F32, (-1, -1), "[beam, tokens]: log probability of each generated token in this response"
+    ),
+    _tensor("context_logits", F32, (-1, -1), "[prompt, vocab]; in the first response"),
+    _tensor("generation_logits", F32, (-1, -1, -1), "[beam, tokens, vocab] of the generated tokens in this response"),
     _tensor("batch_index", I32, (1,), "row of the request this answers; only when the request has several"),
     _tensor("sequence_index", I32, (1,), "which of num_return_sequences; only when there are several"),
 )
 _FINISH_REASON = _tensor("finish_reason", STR, (1,), "stop, length or cancelled; empty while running", added=True)
+
+_STOP_WORD = _tensor("stop_word", STR, (1,), "the stop word that ended the answer; absent without one", added=True)
 
 _ENGINE_OUTPUTS = (
     _tensor("output_ids", I32, (-1, -1), "[beam, tokens]; while streaming only the new tokens"),
@@ -198,9 +204,12 @@ _ENGINE_OUTPUTS = (
     *_COUNT_OUTPUTS,
     _tensor("text_output", STR, (-1,), "output_ids as text, one per beam", added=True),
     _FINISH_REASON,
+    _STOP_WORD,
 )
 
 # ---------------------------------------------------------------- preprocessing, postprocessing
+
+_MESSAGES = "a conversation as JSON, for the chat template; send it with an empty prompt"
 
 _PREPROCESSING_INPUTS = (
     _tensor("QUERY", STR, (1,), "prompt, UTF-8", required=True),
@@ -213,6 +222,7 @@ _PREPROCESSING_INPUTS = (
     _tensor("END_ID", I32, (1,), "token that ends generation", default="the tokenizer's"),
     _tensor("PAD_ID", I32, (1,), "token that pads a batch", default="the tokenizer's, else END_ID"),
     _tensor("PROMPT_TABLE_EXTRA_ID", U64, (1,), "tells virtual tokens apart in KV cache reuse"),
+    _tensor("MESSAGES", STR, (1,), _MESSAGES, added=True, needs_our_engine=False),
 )
 _PREPROCESSING_OUTPUTS = (
     _tensor("INPUT_ID", I32, (-1,), "prompt token ids, right-padded in a batch"),
@@ -272,6 +282,7 @@ _FRONT_INPUTS = (
     _tensor("embedding_bias_words", STR, (-1,), "words whose logits are biased"),
     _tensor("embedding_bias_weights", F32, (-1,), "the bias of each of those words"),
     *(_passed_on(name) for name in _PASSED_ON),
+    _tensor("messages", STR, (1,), _MESSAGES, added=True, needs_our_engine=False),
 )
 _FRONT_OUTPUTS = (
     _tensor("text_output", STR, (-1,), "the text, one per beam; while streaming only what is new"),
@@ -279,6 +290,7 @@ _FRONT_OUTPUTS = (
     *_PERF_OUTPUTS,
     *_COUNT_OUTPUTS,
     _FINISH_REASON,
+    _STOP_WORD,
 )
 
 _BLS_SCALARS = {

@@ -10,7 +10,8 @@ _HEAD = """# The contract
 
 Every tensor of every model, from `python_backend/contract.py` (`python -m python_backend contract` prints this page).
 Names, types, dims and meaning are those of TensorRT-LLM 1.2. Dims leave out the batch dimension: `[1]` is `[batch, 1]`
-on the wire, -1 any length. Tensors marked + are Slipstream's own and exist in the profiles of the CPU engine only.
+on the wire, -1 any length. Tensors marked + are Slipstream's own and exist in the profiles of the CPU engine only;
+those marked ++ exist in all profiles.
 """
 
 
@@ -35,7 +36,8 @@ def _model(model: Model) -> Iterator[str]:
 
 
 def _name(tensor: Tensor) -> str:
-    return f"`{tensor.name}`{' +' if tensor.added else ''}"
+    mark = "" if not tensor.added else " +" if tensor.needs_our_engine else " ++"
+    return f"`{tensor.name}`{mark}"
 
 
 def _type(tensor: Tensor) -> str:

@@ -22,6 +22,8 @@ Architecture = Literal[
 ]
 QuantAlgo = Literal["W8A16", "W4A16", "W4A16_AWQ", "W4A8_AWQ", "W8A8_SQ_PER_CHANNEL", "FP8", "NVFP4"]
 KvCacheQuantAlgo = Literal["FP8", "INT8"]
+#: TensorRT-LLM needs to be told which Qwen it is.
+QWEN_TYPES: dict[Architecture, Literal["qwen2", "qwen3"]] = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import openvino
 
+from build_engines.checkpoint.config import CheckpointConfig
 from build_engines.checkpoint.reader import Checkpoint
 from build_engines.content_hash import builder_sha256
 from build_engines.cpu.graph import build_paged_model
@@ -61,11 +62,17 @@ def compile_cpu_engine(
     return True
 
 
-def _manifest(checkpoint: Checkpoint, max_seq_len: int | None, quantize_lm_head: bool | None) -> CpuManifest:
-    config = checkpoint.config
+def check_max_seq_len(config: CheckpointConfig, max_seq_len: int | None) -> None:
+    """Raises SetupError when the model has not as many positions."""
     limit = config.max_position_embeddings
     if max_seq_len is not None and not 0 < max_seq_len <= limit:
         raise SetupError(f"max_seq_len {max_seq_len} is not between 1 and the model's {limit} positions.")
+
+
+def _manifest(checkpoint: Checkpoint, max_seq_len: int | None, quantize_lm_head: bool | None) -> CpuManifest:
+    config = checkpoint.config
+    limit = config.max_position_embeddings
+    check_max_seq_len(config, max_seq_len)
     quant_algo = config.quantization.quant_algo
     tokens = SpecialTokens.read(checkpoint.directory)
     return CpuManifest(

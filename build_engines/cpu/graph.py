@@ -8,9 +8,10 @@ import numpy as np
 from openvino import Model, Node, Type
 from openvino import opset16 as ops
 
+from build_engines.checkpoint.rotary_angles import rotary_angles, rotary_frequencies
 from build_engines.cpu.openvino_ops import argmax, named, parameter, rms_norm, rows, split
 from build_engines.cpu.paged_attention import PagedAttention
-from build_engines.cpu.rotary_embedding import RotaryEmbedding, rotary_angles, rotary_frequencies
+from build_engines.cpu.rotary_embedding import RotaryEmbedding
 from build_engines.cpu.weight_constants import Table, linear
 from build_engines.cpu.weights import DecoderLayer, DecoderWeights
 

@@ -6,7 +6,6 @@ import numpy as np
 from openvino import Node
 from openvino import opset16 as ops
 
-from build_engines.checkpoint.config import Llama3Scaling, RotaryScaling
 from build_engines.cpu.openvino_ops import integers, only, rows
 from build_engines.quantization.weights import Floats
 
@@ -31,33 +30,6 @@ class RotaryEmbedding:
         first, second = parts.outputs()
         rotated = ops.concat([ops.negative(only(second)), only(first)], -1)
         return ops.add(ops.multiply(x, self._cos), ops.multiply(rotated, self._sin))
-
-
-def rotary_angles(frequencies: Floats, max_positions: int) -> Floats:
-    """Angles [max_positions, head_size / 2] in radians: position * frequency, in float32."""
-    return np.outer(np.arange(max_positions, dtype=np.float32), frequencies)
-
-
-def rotary_frequencies(head_size: int, base: float, scaling: RotaryScaling | None = None) -> Floats:
-    """Radians a position [head_size / 2]: 1 / base^(2i / head_size), scaled as Hugging Face does, in float32."""
-    exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
-    frequencies = np.float32(1) / np.float32(base) ** exponents
-    if scaling is None:
-        return frequencies
-    if isinstance(scaling, Llama3Scaling):
-        return _llama3(frequencies, scaling)
-    return frequencies / np.float32(scaling.factor)
-
-
-def _llama3(frequencies: Floats, scaling: Llama3Scaling) -> Floats:
-    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
-    trained = np.float32(scaling.original_max_position_embeddings)
-    wavelengths = np.float32(2 * np.pi) / frequencies
-    divided = frequencies / np.float32(scaling.factor)
-    smooth = (trained / wavelengths - low) / (high - low)
-    between = (1 - smooth) * divided + smooth * frequencies
-    scaled = np.where(wavelengths > trained / low, divided, between)
-    return np.where(wavelengths < trained / high, frequencies, scaled)
 
 
 def _at(table: Floats, positions: Node) -> Node:

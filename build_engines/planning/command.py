@@ -19,6 +19,7 @@ from build_engines.planning.model_file import PlannedModel, read_model
 from build_engines.planning.plan import Plan, Workload
 from build_engines.planning.recommend import Choices, recommend
 from build_engines.planning.report import document, show, verdict
+from build_engines.whole_number import at_least
 from python_backend.errors import SetupError
 
 if TYPE_CHECKING:
@@ -66,19 +67,19 @@ def _add_workload(plan: argparse.ArgumentParser) -> None:
     usual = Workload()
     group = plan.add_argument_group("what is asked of it")
     group.add_argument(
-        "--input-tokens", type=_positive, default=usual.input_tokens, metavar="N",
+        "--input-tokens", type=at_least(1), default=usual.input_tokens, metavar="N",
         help="average length of a prompt (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--output-tokens", type=_positive, default=usual.output_tokens, metavar="N",
+        "--output-tokens", type=at_least(1), default=usual.output_tokens, metavar="N",
         help="average length of an answer (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--concurrency", type=_positive, default=usual.concurrency, metavar="N",
+        "--concurrency", type=at_least(1), default=usual.concurrency, metavar="N",
         help="requests that must fit at once (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--max-seq-len", type=_positive, metavar="N",
+        "--max-seq-len", type=at_least(1), metavar="N",
         help="longest prompt and answer together that must fit (default: the average)",
     )  # fmt: skip
 
@@ -89,10 +90,10 @@ def _add_choices(plan: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv-cache", choices=("none", "fp8", "int8"), help="of the KV cache; none: like the activations"
     )
-    group.add_argument("--tp-size", type=_positive, metavar="N", help="GPUs that share every layer")
-    group.add_argument("--pp-size", type=_positive, metavar="N", help="stages of consecutive layers")
-    group.add_argument("--max-batch-size", type=_positive, metavar="N", help="most requests in a step")
-    group.add_argument("--max-num-tokens", type=_positive, metavar="N", help="most tokens in a step")
+    group.add_argument("--tp-size", type=at_least(1), metavar="N", help="GPUs that share every layer")
+    group.add_argument("--pp-size", type=at_least(1), metavar="N", help="stages of consecutive layers")
+    group.add_argument("--max-batch-size", type=at_least(1), metavar="N", help="most requests in a step")
+    group.add_argument("--max-num-tokens", type=at_least(1), metavar="N", help="most tokens in a step")
     group.add_argument(
         "--kv-cache-fraction", type=_fraction, default=KV_CACHE_FRACTION, metavar="SHARE",
         help="of the memory that the engine leaves free (default: %(default)s)",
@@ -101,10 +102,10 @@ def _add_choices(plan: argparse.ArgumentParser) -> None:
 
 def _add_own_gpu(plan: argparse.ArgumentParser) -> None:
     group = plan.add_argument_group("a GPU that is not in the table")
-    group.add_argument("--gpu-count", type=_positive, default=1, metavar="N", help="how many (default: 1)")
+    group.add_argument("--gpu-count", type=at_least(1), default=1, metavar="N", help="how many (default: 1)")
     group.add_argument("--gpu-memory-gb", type=_positive_number, metavar="GIB", help="memory, as nvidia-smi reports")
     group.add_argument("--gpu-bandwidth-gbs", type=_positive_number, metavar="GB/S", help="memory bandwidth")
-    group.add_argument("--sm", type=_positive, metavar="SM", help="compute capability without point, such as 89")
+    group.add_argument("--sm", type=at_least(1), metavar="SM", help="compute capability without point, such as 89")
     group.add_argument(
         "--gpu-tflops", type=_positive_number, metavar="TFLOPS", help="dense FP16; unknown when left out"
     )
@@ -185,13 +186,6 @@ def _notices(plan: Plan, gpus: GpuSet, model: PlannedModel, workload: Workload, 
 def _title(path: Path) -> str:
     resolved = path.resolve()
     return resolved.parent.name if path.name == "config.json" else resolved.name
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
 
 
 def _positive_number(text: str) -> float:

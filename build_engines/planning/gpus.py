@@ -15,8 +15,12 @@ from python_backend.errors import SetupError
 
 Arithmetic = Literal["fp16", "int8", "fp8", "fp4"]
 
-#: TensorRT-LLM's support matrix ends at Ampere (nvidia.github.io/TensorRT-LLM/reference/support-matrix.html).
+#: Ampere: the oldest in TensorRT-LLM's support matrix (nvidia.github.io/TensorRT-LLM/reference/support-matrix.html).
 OLDEST_SM = 80
+
+#: The first with FP8 arithmetic, Ada, and with FP4, Blackwell (ModelOpt's support matrix,
+#: nvidia.github.io/Model-Optimizer/guides/0_support_matrix.html).
+FP8_SM, FP4_SM = 89, 100
 
 #: CUDA sees less than nvidia-smi reports. The smallest share of these, total of an out-of-memory message over total of
 #: nvidia-smi: A30 23.53 GiB of 24576 MiB (98.0 %), RTX 4090 23.64 of 24564 (98.5 %), L40 44.40 of 46068 (98.7 %),
@@ -57,11 +61,11 @@ class Gpu:
 
     @property
     def has_fp8(self) -> bool:
-        return self.sm >= 89
+        return self.sm >= FP8_SM
 
     @property
     def has_fp4(self) -> bool:
-        return self.sm >= 100
+        return self.sm >= FP4_SM
 
     def flops(self, arithmetic: Arithmetic) -> float | None:
         """Operations a second; None when unknown."""
@@ -71,11 +75,21 @@ class Gpu:
 
     def check_supported(self) -> None:
         """Raises SetupError for what TensorRT-LLM 1.2 has no kernels for."""
-        if self.sm < OLDEST_SM:
-            raise SetupError(
-                f"{self.name} has compute capability {self.sm // 10}.{self.sm % 10}; TensorRT-LLM 1.2 supports 8.0 "
-                "(Ampere) and newer. Choose another GPU, or build the CPU engine."
-            )
+        check_supported(self.sm, self.name)
+
+
+def check_supported(sm: int, name: str) -> None:
+    """Raises SetupError when TensorRT-LLM 1.2 has no kernels for GPUs called ``name``."""
+    if sm < OLDEST_SM:
+        raise SetupError(
+            f"{name} has {capability(sm)}; TensorRT-LLM 1.2 supports 8.0 (Ampere) and newer. "
+            "Choose another GPU, or build the CPU engine."
+        )
+
+
+def capability(sm: int) -> str:
+    """As NVIDIA writes it."""
+    return f"compute capability {sm // 10}.{sm % 10}"
 
 
 def _ampere(name: str, sm: int, mib: int, gbs: float, fp16: float, source: str, nvlink_gbs: float | None = None) -> Gpu:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from build_engines.checkpoint.config import CheckpointConfig
 from build_engines.quantization.settings import QuantizationSettings
+from build_engines.quantization.token_pieces import TokenIds, even_pieces, prompt_prefix, text_tokens
 from python_backend.errors import SetupError
 
-TokenIds = npt.NDArray[np.int64]
 Notice = Callable[[str], None]
 
 
@@ -28,10 +26,8 @@ def calibration_samples(
     """
     calibration = settings.calibration
     tokenizer = Tokenizer.from_str(tokenizer_json.decode())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    prefix = _prefix(tokenizer)
-    ids = np.array(tokenizer.encode(_text(calibration.text_files), add_special_tokens=False).ids, np.int64)
+    prefix = prompt_prefix(tokenizer)
+    ids = text_tokens(tokenizer, _text(calibration.text_files))
     if not len(ids):
         raise SetupError(f"calibration text {', '.join(map(str, calibration.text_files))} is empty. Name other files.")
     largest = max(int(ids.max()), *prefix, 0)
@@ -40,29 +36,19 @@ def calibration_samples(
             f"tokenizer.json gives token {largest}; vocab_size is {config.vocab_size}. "
             "Put the model's own tokenizer beside it."
         )
-    length = min(len(ids), max(1, calibration.max_tokens - len(prefix)))
-    pieces = ids[: len(ids) // length * length].reshape(-1, length)
     wanted = settings.most_samples
-    if len(pieces) < wanted and calibration.samples:
+    samples = even_pieces(ids, prefix, tokens=calibration.max_tokens, most=wanted)
+    if len(samples) < wanted and calibration.samples:
         notice(
-            f"the calibration text gives {len(pieces)} samples of {length + len(prefix)} tokens; {wanted} were asked "
-            "for. Name more text in quantization.calibration.files."
+            f"the calibration text gives {len(samples)} samples of {samples.shape[1]} tokens; {wanted} were asked for. "
+            "Name more text in quantization.calibration.files."
         )
-    chosen = pieces[np.linspace(0, len(pieces) - 1, min(wanted, len(pieces))).round().astype(np.int64)]
     if not calibration.files:
         notice(
-            f"calibrating with {len(chosen)} samples of the built-in text. Text like what the model will be asked, in "
+            f"calibrating with {len(samples)} samples of the built-in text. Text like what the model will be asked, in "
             "quantization.calibration.files, gives scales that fit it better."
         )
-    return np.hstack([np.tile(np.array(prefix, np.int64), (len(chosen), 1)), chosen])
-
-
-def _prefix(tokenizer: Tokenizer) -> list[int]:
-    """The special tokens that begin every prompt: BOS, mostly, or none."""
-    encoded = tokenizer.encode("a")
-    count = encoded.special_tokens_mask.index(0) if 0 in encoded.special_tokens_mask else 0
-    prefix: list[int] = encoded.ids[:count]
-    return prefix
+    return samples
 
 
 def _text(files: list[Path]) -> str:

@@ -15,12 +15,14 @@ import torch
 from modelopt.torch.export import export_tensorrt_llm_checkpoint
 from transformers import PreTrainedModel
 
-from build_engines.checkpoint.config import Architecture
+from build_engines.checkpoint.config import Architecture, CheckpointConfig
+from build_engines.checkpoint.tensor_table import tensor_table
 from build_engines.progress import Report
-from build_engines.quantization.calibration import TokenIds
 from build_engines.quantization.settings import Format, QuantizationSettings
+from build_engines.quantization.token_pieces import TokenIds
 from build_engines.quantization.transformers_model import transformers_model
 from build_engines.sources.model_source import ModelSource
+from python_backend.errors import SetupError
 
 _PRESETS: dict[Format, dict[str, Any]] = {
     "fp8": mtq.FP8_DEFAULT_CFG,
@@ -50,12 +52,15 @@ def export_quantized(
 ) -> None:
     """Write ``directory``/rank0.safetensors: the whole model, quantized, in ModelOpt's layout.
 
-    Runs on a GPU when torch finds one, in ``dtype``; otherwise on the CPU in float32, where 16-bit floats are slower
+    Runs on one GPU when torch finds one, in ``dtype``; otherwise on the CPU in float32, where 16-bit floats are slower
     than 32-bit ones on most machines. The whole model is in memory, and what is exported beside it; both are free
-    again afterwards. The GPU path has not been run on a GPU so far. Raises what ModelOpt and torch raise.
+    again afterwards. The GPU path has not been run on a GPU so far. Raises what ModelOpt and torch
+    raise, and SetupError when the weights alone are more than the GPU's free memory.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     exported_dtype: torch.dtype = getattr(torch, dtype)
+    if device == "cuda":
+        _check_memory(source.config.changed(dtype=dtype), torch.cuda.mem_get_info()[0])
     report(0, 0, "load the model")
     model = transformers_model(source.config, source.tensor, exported_dtype if device == "cuda" else torch.float32)
     model = model.to(device)
@@ -91,6 +96,16 @@ def modelopt_config(settings: QuantizationSettings) -> dict[str, Any]:
         cfg = {"num_bits": _KV_CACHE_BITS[settings.kv_cache], "axis": None}
         config["quant_cfg"].append({"quantizer_name": "*[kv]_bmm_quantizer", "cfg": cfg, "enable": True})
     return config
+
+
+def _check_memory(config: CheckpointConfig, free_bytes: int) -> None:
+    needed_bytes = sum(entry.whole.size_bytes for entry in tensor_table(config).values())
+    if needed_bytes > free_bytes:
+        raise SetupError(
+            f"calibration runs on one GPU, which has {free_bytes / 1e9:.1f} GB free; the weights in {config.dtype} are "
+            f"{needed_bytes / 1e9:.1f} GB. Use a larger GPU, or set CUDA_VISIBLE_DEVICES= (to nothing) to calibrate on "
+            f"the CPU in float32, where the weights take {2 * needed_bytes / 1e9:.1f} GB."
+        )
 
 
 class _ForwardLoop:

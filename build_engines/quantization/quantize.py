@@ -17,15 +17,15 @@ from build_engines.checkpoint.reader import rank_file
 from build_engines.checkpoint.safetensors_file import SafetensorsFile
 from build_engines.checkpoint.writer import TensorSource
 from build_engines.progress import Report, silent
-from build_engines.quantization.calibration import Notice, TokenIds, calibration_samples
+from build_engines.quantization.calibration import Notice, calibration_samples
 from build_engines.quantization.captured_output import captured_output
 from build_engines.quantization.exported_tensors import KV_CACHE_SCALE, ExportedTensors
 from build_engines.quantization.grouped_int4 import GroupedInt4
 from build_engines.quantization.settings import QuantizationSettings
+from build_engines.quantization.token_pieces import TokenIds
 from build_engines.sources.model_source import ModelSource
 from python_backend.errors import SetupError
 
-_INSTALL = "pip install 'slipstream[quantize]'"
 #: Later versions of either have changed what is exported without an error.
 _VERSIONS = {"nvidia-modelopt": "0.47", "torch": "2", "transformers": "4.57"}
 #: Algorithms whose checkpoints hold plain weights.
@@ -130,7 +130,7 @@ def _check_installed(settings: QuantizationSettings) -> None:
         if found is None or not f"{found}.".startswith(f"{needed}."):
             raise SetupError(
                 f"{what} needs {package} {needed}, which is {f'{found} here' if found else 'not installed'}. "
-                f"Install it with `{_INSTALL}`."
+                "Install it with `make quantize`."
             )
 
 

@@ -12,14 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from build_engines.checkpoint.config import CheckpointConfig
 from build_engines.checkpoint.dtypes import Array
 from build_engines.checkpoint.tensor_table import EMBEDDING, FINAL_NORM, LM_HEAD, layer_tensor
+from build_engines.sources.hugging_face_config import MODEL_TYPES
 
-_MODEL_TYPES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "GemmaForCausalLM": "gemma",
-}
 _LAYER_TENSORS = {
     "input_layernorm.weight": "input_layernorm.weight",
     "attention.dense.weight": "self_attn.o_proj.weight",
@@ -58,7 +52,7 @@ def transformers_config(config: CheckpointConfig) -> PretrainedConfig:
     if config.architecture == "GemmaForCausalLM":
         extra["hidden_activation"] = "gelu_pytorch_tanh"
     made: PretrainedConfig = AutoConfig.for_model(
-        _MODEL_TYPES[config.architecture],
+        MODEL_TYPES[config.architecture],
         architectures=[config.architecture],
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from build_engines.checkpoint.config import Architecture, CheckpointConfig
+from build_engines.checkpoint.config import QWEN_TYPES, Architecture, CheckpointConfig
 from build_engines.checkpoint.dtypes import DtypeName
 from build_engines.sources.gguf_file import GgufFile
 from build_engines.sources.gguf_rope import read_scaling
-from build_engines.sources.hugging_face_config import QWEN_TYPES
 from python_backend.engine.manifest import first_problem
 from python_backend.errors import SetupError, did_you_mean
 

@@ -13,22 +13,21 @@ from typing import Any, Literal, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from build_engines.checkpoint.config import CONFIG_FILE, Architecture, CheckpointConfig
+from build_engines.checkpoint.config import CONFIG_FILE, QWEN_TYPES, Architecture, CheckpointConfig
 from build_engines.checkpoint.dtypes import DtypeName
 from build_engines.sources.hugging_face_keys import not_neutral, unknown
 from build_engines.sources.hugging_face_rope import Rope, read_rope
 from python_backend.engine.manifest import first_problem
 from python_backend.errors import SetupError
 
-_MODEL_TYPES: dict[Architecture, str] = {
+#: transformers' names.
+MODEL_TYPES: dict[Architecture, str] = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
     "GemmaForCausalLM": "gemma",
 }
-#: TensorRT-LLM needs to be told which Qwen it is.
-QWEN_TYPES: dict[Architecture, Literal["qwen2", "qwen3"]] = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 _FAMILIES = "Llama 2 and 3, Mistral, SmolLM, TinyLlama, Qwen2 and 2.5, Qwen3 (dense) and Gemma 1"
 #: transformers' default where config.json does not name the window.
 _MISTRAL_WINDOW = 4096
@@ -96,6 +95,11 @@ class HuggingFaceConfig:
             notices.append(
                 f"attention has a sliding window of {window} tokens, which the engines do not have: "
                 f"max_position_embeddings is {window} instead of {keys.max_position_embeddings}."
+            )
+        if _means_tanh(keys, architecture):
+            notices.append(
+                'hidden_act "gelu" is computed as gelu_pytorch_tanh, which Gemma was trained with; transformers takes '
+                "it at its word. Add hidden_activation to the config to say so."
             )
         if strange := unknown(raw, _READ):
             notices.append(f"{CONFIG_FILE} has keys that are not known and were ignored: {', '.join(strange)}.")
@@ -175,9 +179,9 @@ def _architecture(path: Path, raw: dict[str, Any]) -> Architecture:
             raise SetupError(f"{path}: architectures is {other!r}; it must name one, such as LlamaForCausalLM.")
     for architecture in get_args(Architecture):
         if name == architecture:
-            if raw.get("model_type") != _MODEL_TYPES[architecture]:
+            if raw.get("model_type") != MODEL_TYPES[architecture]:
                 raise SetupError(
-                    f"{path}: model_type is {raw.get('model_type')!r}; {name} calls for {_MODEL_TYPES[architecture]!r}."
+                    f"{path}: model_type is {raw.get('model_type')!r}; {name} calls for {MODEL_TYPES[architecture]!r}."
                 )
             return architecture  # type: ignore[no-any-return]
     supported = ", ".join(get_args(Architecture))
@@ -202,12 +206,15 @@ def _check_activation(keys: _Keys, architecture: Architecture) -> None:
         if keys.hidden_act not in ("silu", "swish"):
             raise ValueError(f"hidden_act is {keys.hidden_act!r}; {architecture} is computed with 'silu'")
         return
-    # Gemma was published with hidden_act "gelu" and means the tanh form, which hidden_activation came to say.
-    legacy = keys.hidden_activation is None and keys.hidden_act == "gelu"
     activation = keys.hidden_activation or keys.hidden_act or "gelu_pytorch_tanh"
-    if activation != "gelu_pytorch_tanh" and not legacy:
+    if activation != "gelu_pytorch_tanh" and not _means_tanh(keys, architecture):
         key = "hidden_activation" if keys.hidden_activation else "hidden_act"
         raise ValueError(f"{key} is {activation!r}; {architecture} is computed with 'gelu_pytorch_tanh'")
+
+
+def _means_tanh(keys: _Keys, architecture: Architecture) -> bool:
+    """Gemma was published with hidden_act "gelu" and means the tanh form, which hidden_activation came to say."""
+    return architecture == "GemmaForCausalLM" and keys.hidden_activation is None and keys.hidden_act == "gelu"
 
 
 def _window(keys: _Keys, raw: dict[str, Any], architecture: Architecture) -> int | None:

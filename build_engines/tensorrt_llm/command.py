@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +35,7 @@ def build_command(
     Raises SetupError when flags contradict each other or the checkpoint (see ``flag_rules``).
     """
     longest = config.max_position_embeddings if max_seq_len is None else max_seq_len
-    cache = str((settings.timing_cache or engine_dir.parent / "timing.cache").absolute())
+    cache = str((settings.timing_cache or engine_dir.parent / "timing.cache").expanduser().absolute())
     flags = {
         "checkpoint_dir": str(checkpoint_dir.absolute()),
         "output_dir": str(engine_dir.absolute()),
@@ -127,8 +128,8 @@ def launch_command(engine_dir: Path, world_size: int) -> list[str]:
     commands = []
     if engine_dir.absolute() != SERVED_ENGINE.absolute():
         beside = engine_dir.absolute().parent == SERVED_ENGINE.parent.absolute()
-        how = f"ln -sfn {engine_dir.name}" if beside else f"cp -r {engine_dir}"
-        commands.append(f"{how} {SERVED_ENGINE}")
+        how = ["ln", "-sfn", engine_dir.name] if beside else ["cp", "-rT", str(engine_dir)]
+        commands.append(shlex.join([*how, str(SERVED_ENGINE)]))
     if world_size > 1:
         ids = ",".join(map(str, range(world_size)))
         commands.append(f'# in model_repository/tensorrt_llm/config.pbtxt: gpu_device_ids "{ids}"')

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from build_engines.checkpoint.config import CheckpointConfig
 from build_engines.planning.gpu_names import read_gpus
-from build_engines.tensorrt_llm.architectures import capability, check_architecture
+from build_engines.planning.gpus import capability
+from build_engines.tensorrt_llm.architectures import check_architecture
 from build_engines.tensorrt_llm.flags import PROGRAM
 from python_backend.engine.gpus import Gpu, present_gpus
 from python_backend.errors import SetupError

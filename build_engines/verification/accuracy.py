@@ -11,7 +11,7 @@ from build_engines.checkpoint.config import CheckpointConfig
 from build_engines.checkpoint.reader import Checkpoint
 from build_engines.checkpoint.tensor_table import LINEAR_LAYERS, linear_shape, tensor_table
 from build_engines.progress import Report, silent
-from build_engines.verification.evaluation_text import TokenIds
+from build_engines.quantization.token_pieces import TokenIds
 from build_engines.verification.same_model import Model
 from build_engines.verification.text_comparison import Candidate, TextComparison, compare_text
 from build_engines.verification.weight_comparison import WeightComparison, compare_weights

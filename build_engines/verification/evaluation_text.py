@@ -11,10 +11,9 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from build_engines.quantization.token_pieces import TokenIds, even_pieces, prompt_prefix, text_tokens
 from python_backend.errors import SetupError
 
 #: Calibration must not read these.
@@ -52,8 +51,6 @@ EVALUATION_MODULES = (
     "zipfile",
 )
 
-TokenIds = npt.NDArray[np.int64]
-
 
 def default_text() -> str:
     """The docstrings of ``EVALUATION_MODULES`` in the order in which they are written."""
@@ -75,24 +72,11 @@ def token_sequences(text: str, tokenizer_json: Path, *, max_tokens: int, sequenc
     Raises SetupError when it has fewer than two tokens.
     """
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    prefix = _prefix(tokenizer)
-    ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+    ids = text_tokens(tokenizer, text)
     if len(ids) < 2:
         raise SetupError(f"the evaluation text has {len(ids)} tokens; at least 2 are needed. Name a longer text.")
-    length = min(len(ids), max(1, min(sequence_tokens, max_tokens) - len(prefix)))
-    pieces = ids[: len(ids) // length * length].reshape(-1, length)
-    count = min(len(pieces), max(1, max_tokens // (length + len(prefix))))
-    chosen = pieces[np.linspace(0, len(pieces) - 1, count).round().astype(np.int64)]
-    return np.hstack([np.tile(np.array(prefix, np.int64), (count, 1)), chosen])
-
-
-def _prefix(tokenizer: Tokenizer) -> list[int]:
-    encoded = tokenizer.encode("a")
-    count = encoded.special_tokens_mask.index(0)
-    prefix: list[int] = encoded.ids[:count]
-    return prefix
+    length = min(sequence_tokens, max_tokens)
+    return even_pieces(ids, prompt_prefix(tokenizer), tokens=length, most=max_tokens // length)
 
 
 def _docstrings(module: str) -> Iterable[str]:

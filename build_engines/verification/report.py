@@ -68,7 +68,7 @@ class VerificationReport:
         if changed:
             problems.append(
                 f'{len(changed)} tensors that are not quantized differ from the source, "{changed[0]}" first; '
-                "make the checkpoint again from this source"
+                "delete the checkpoint and make it again from this source"
             )
         if problems:
             raise SetupError(f"{self.checkpoint_dir} is not its source any more: {'. '.join(problems)}.")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from build_engines.progress import Report, silent
+from build_engines.quantization.token_pieces import TokenIds
 from build_engines.verification.decoder import Decoder
-from build_engines.verification.evaluation_text import TokenIds
 from build_engines.verification.same_model import Model, check_same_model, unquantized
 from python_backend.errors import SetupError
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["VerificationReport", "measure", "verify"]
 
-_INSTALL = "pip install 'slipstream[quantize]'"
-
 
 def measure(
     source: Model, checkpoint: Checkpoint, settings: VerificationSettings, *, report: Report = silent
@@ -31,8 +29,7 @@ def measure(
     Raises SetupError when both cannot be compared: they describe different models, a text file cannot be read, or
     PyTorch is not installed.
     """
-    if settings.text != "none":
-        _need_torch()
+    need_torch(settings)
     weights = compare_weights(source, checkpoint, report=report)
     return VerificationReport(
         checkpoint_dir=checkpoint.directory,
@@ -67,9 +64,10 @@ def _compare_text(
     return compare_text(source, [Candidate(checkpoint, settings.simulate)], token_ids, report=report)[0]
 
 
-def _need_torch() -> None:
-    if importlib.util.find_spec("torch") is None:
+def need_torch(settings: VerificationSettings) -> None:
+    """Raises SetupError when predictions are to be compared and PyTorch is not installed."""
+    if settings.text != "none" and importlib.util.find_spec("torch") is None:
         raise SetupError(
-            f"comparing predictions on text needs PyTorch, which is not installed. Run `{_INSTALL}`, "
-            "or set verification.text to none to compare weights only."
+            "comparing predictions on text needs PyTorch, which is not installed. Run `make quantize`, or set "
+            " verification.text to none to compare weights only."
         )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -20,6 +21,9 @@ MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "openvino_model.xml"
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True)
+#: For values in messages. YAML's aliases make ones in seconds that no terminal could show.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
 
 
 class Manifest(BaseModel):
@@ -113,9 +117,6 @@ class TensorRtLlmManifest(Manifest):
 AnyManifest = CpuManifest | TensorRtLlmManifest
 _KINDS: dict[str, type[AnyManifest]] = {"cpu": CpuManifest, "tensorrt_llm": TensorRtLlmManifest}
 
-#: The name by which the CPU engine's manifest was known before there were two kinds.
-EngineManifest = CpuManifest
-
 
 def load_manifest(engine_dir: Path) -> AnyManifest:
     """The manifest of ``engine_dir``, whichever kind it is of, once its files are seen to be whole.
@@ -176,7 +177,7 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f'key "{key}" is missing'
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
-    return f'key "{key}" is {first["input"]!r}: {first["msg"]}'
+    return f'key "{key}" is {_SHORT.repr(first["input"])}: {first["msg"]}'
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from python_backend.scheduling.sequence import Sequence
 def timeout_error(sequence: Sequence) -> Overloaded:
     """Why a sequence whose deadline has passed ended as it did, with the figures."""
     assert sequence.deadline_s is not None, f"{sequence} has no deadline"
-    timeout_ms = (sequence.deadline_s - sequence.arrival_s) * 1000
+    timeout_ms = max((sequence.deadline_s - sequence.arrival_s) * 1000, 0.0)
     if sequence.output:
         where = f"after {len(sequence.output)} of {sequence.max_new_tokens} tokens"
     elif sequence.first_scheduled_s is not None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from python_backend.contract import TENSORRT_LLM
+from python_backend.engine.guided import Guide
+from python_backend.engine.sampling import SamplingParameters
 from python_backend.errors import InvalidRequest, Unsupported
+from python_backend.scheduling.retention import KvRetention
+from python_backend.triton.request_row import Row, Tensors
+from python_backend.triton.sampling_request import sampling_parameters, word_list
 
-Tensors = Mapping[str, npt.NDArray[Any]]
+#: Of the logits in one response, which has to fit a gRPC message of 2 GiB.
+MAX_LOGITS_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,9 @@ class Limits:
     """What an engine and its model configuration allow."""
 
     vocab_size: int
+    tokenizer_vocab_size: int
     max_seq_len: int
+    max_return_sequences: int
     streaming: bool  # the model is decoupled
 
 
@@ -32,6 +37,11 @@ class GenerationRequest:
     max_tokens: int
     end_id: int | None
     priority: float
+    sampling: SamplingParameters | None  # None: plain greedy
+    num_return_sequences: int
+    stop_words: tuple[tuple[int, ...], ...]
+    guide: Guide | None
+    retention: KvRetention | None
     streaming: bool
     exclude_input_in_output: bool
     return_num_input_tokens: bool
@@ -41,7 +51,7 @@ class GenerationRequest:
 
 def is_stop(tensors: Tensors) -> bool:
     """Whether this asks to stop the running request of the same id."""
-    return bool(_Row(tensors, 0).flag("stop", default=False))
+    return bool(Row(tensors, 0).flag("stop"))
 
 
 def parse(tensors: Tensors, limits: Limits, *, exclude_input_in_output: bool) -> list[GenerationRequest]:
@@ -56,11 +66,11 @@ def parse(tensors: Tensors, limits: Limits, *, exclude_input_in_output: bool) ->
             f"the request has {rows} prompts; a model that is not decoupled answers one. "
             "Send one prompt a request, or serve the profile whose model_transaction_policy is decoupled."
         )
-    return [_parse_row(_Row(tensors, row), limits, exclude_input_in_output) for row in range(rows)]
+    return [_parse_row(Row(tensors, row), limits, exclude_input_in_output) for row in range(rows)]
 
 
-def _parse_row(row: _Row, limits: Limits, exclude_input: bool) -> GenerationRequest:
-    _refuse_unsupported(row)
+def _parse_row(row: Row, limits: Limits, exclude_input: bool) -> GenerationRequest:
+    _refuse_unavailable(row)
     prompt = _prompt(row, limits)
     max_tokens = row.integer("request_output_len")
     if max_tokens is None or max_tokens < 1:
@@ -71,7 +81,7 @@ def _parse_row(row: _Row, limits: Limits, exclude_input: bool) -> GenerationRequ
             f"the prompt has {prompt.size} tokens and max_tokens is {max_tokens}, together {prompt.size + max_tokens}; "
             f"this engine takes at most {limits.max_seq_len}. Shorten the prompt, or ask for at most {room} tokens."
         )
-    streaming = row.flag("streaming", default=False)
+    streaming = row.flag("streaming")
     if streaming and not limits.streaming:
         raise Unsupported(
             "streaming needs a decoupled model, and this profile is not. "
@@ -81,26 +91,34 @@ def _parse_row(row: _Row, limits: Limits, exclude_input: bool) -> GenerationRequ
     if priority is not None and not 0 <= priority <= 1:
         raise InvalidRequest(f"priority is {priority:g}; it lies between 0 and 1.")
     end_id = row.integer("end_id")
+    sampling = sampling_parameters(row, vocab_size=limits.vocab_size, tokenizer_vocab_size=limits.tokenizer_vocab_size)
+    if sampling is not None:
+        _check_logits_size(sampling, prompt.size, 1 if streaming else max_tokens, limits.vocab_size)
     return GenerationRequest(
         prompt=prompt,
         max_tokens=max_tokens,
         end_id=None if end_id is None or end_id < 0 else end_id,
         priority=0.5 if priority is None else priority,
+        sampling=sampling,
+        num_return_sequences=_num_return_sequences(row, limits),
+        stop_words=tuple(word_list(row, "stop_words_list", limits.vocab_size)),
+        guide=Guide.parse(row.text("guided_decoding_guide_type"), row.text("guided_decoding_guide")),
+        retention=_retention(row),
         streaming=streaming,
         exclude_input_in_output=row.flag("exclude_input_in_output", default=exclude_input),
-        return_num_input_tokens=row.flag("return_num_input_tokens", default=False),
-        return_num_output_tokens=row.flag("return_num_output_tokens", default=False),
-        return_perf_metrics=row.flag("return_perf_metrics", default=False),
+        return_num_input_tokens=row.flag("return_num_input_tokens"),
+        return_num_output_tokens=row.flag("return_num_output_tokens"),
+        return_perf_metrics=row.flag("return_perf_metrics"),
     )
 
 
-def _prompt(row: _Row, limits: Limits) -> npt.NDArray[np.int64]:
+def _prompt(row: Row, limits: Limits) -> npt.NDArray[np.int64]:
     length = row.integer("input_lengths")
     ids = row.array("input_ids")
+    if length is not None and length < 1:
+        raise InvalidRequest(f"the prompt is empty (input_lengths is {length}). Send at least one token.")
     if ids is None or length is None:
         raise InvalidRequest("input_ids is missing; send the prompt's token ids.")
-    if length < 1:
-        raise InvalidRequest(f"the prompt is empty (input_lengths is {length}). Send at least one token.")
     if length > ids.size:
         raise InvalidRequest(f"input_lengths is {length}, but input_ids holds {ids.size} tokens.")
     if length >= limits.max_seq_len:
@@ -118,80 +136,80 @@ def _prompt(row: _Row, limits: Limits) -> npt.NDArray[np.int64]:
     return prompt
 
 
-class _Row:
-    """One row of the batch, read by the contract's names."""
-
-    def __init__(self, tensors: Tensors, index: int) -> None:
-        self._tensors = tensors
-        self._index = index
-
-    def array(self, name: str) -> npt.NDArray[Any] | None:
-        """The row of a tensor, flat; None when absent."""
-        tensor = self._tensors.get(name)
-        if tensor is None:
-            return None
-        # With reshape { shape: [ ] } scalars arrive as [batch].
-        return np.asarray(tensor[self._index]).reshape(-1)
-
-    def scalar(self, name: str) -> Any:
-        """The first value of the row; None when there is none."""
-        values = self.array(name)
-        if values is None or values.size == 0:
-            return None
-        return values[0]
-
-    def integer(self, name: str) -> int | None:
-        value = self.scalar(name)
-        return None if value is None else int(value)
-
-    def number(self, name: str) -> float | None:
-        value = self.scalar(name)
-        return None if value is None else float(value)
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        value = self.scalar(name)
-        return default if value is None else bool(value)
+def _num_return_sequences(row: Row, limits: Limits) -> int:
+    count = row.integer("num_return_sequences")
+    if count is None or count == 1:
+        return 1
+    if not 1 <= count <= limits.max_return_sequences:
+        raise InvalidRequest(
+            f"num_return_sequences is {count}; it lies between 1 and {limits.max_return_sequences}, "
+            "the most sequences that run at once."
+        )
+    if not limits.streaming:
+        raise Unsupported(
+            f"num_return_sequences is {count}; a model that is not decoupled answers with one sequence. "
+            "Leave it out, or serve the profile whose model_transaction_policy is decoupled."
+        )
+    return count
 
 
-#: Values that ask for nothing: greedy decoding of one sequence already behaves so.
-_NEUTRAL: dict[str, tuple[float, ...]] = {
-    "num_return_sequences": (1,),
-    "beam_width": (1,),
-    "runtime_top_k": (0, 1),
-    "repetition_penalty": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "min_tokens": (0,),
-    "min_length": (0,),
-    "return_log_probs": (0,),
-    "return_context_logits": (0,),
-    "return_generation_logits": (0,),
-}
+def _retention(row: Row) -> KvRetention | None:
+    starts, ends, priorities, durations_ms = (
+        row.integers(f"retention_token_range_{name}") for name in ("starts", "ends", "priorities", "durations_ms")
+    )
+    decode_priority = row.integer("retention_decode_priority")
+    decode_duration_ms = row.integer("retention_decode_duration_ms")
+    given = (starts, ends, priorities, durations_ms, decode_priority, decode_duration_ms)
+    if all(value is None for value in given):
+        return None
+    return KvRetention.of_tensors(
+        starts or [], ends or [], priorities or [], durations_ms, decode_priority, decode_duration_ms
+    )
 
-#: Read elsewhere, or without effect on the answer of greedy decoding with one beam. Decoder tensors concern
-#: encoder-decoder models; preprocessing fills them for every prompt.
-_UNDERSTOOD = {
-    "input_ids", "input_lengths", "request_output_len", "end_id", "pad_id", "streaming", "exclude_input_in_output",
-    "return_num_input_tokens", "return_num_output_tokens", "return_perf_metrics", "priority", "stop",
-    "temperature", "seed", "random_seed", "len_penalty", "early_stopping", "beam_search_diversity_rate",
-    "decoder_input_ids", "decoder_input_lengths", "runtime_top_p_min", "runtime_top_p_decay",
-    "runtime_top_p_reset_ids", "prompt_table_extra_ids",
+
+def _check_logits_size(
+    sampling: SamplingParameters, prompt_tokens: int, tokens_per_response: int, vocab_size: int
+) -> None:
+    rows = sampling.return_context_logits * prompt_tokens + sampling.return_generation_logits * tokens_per_response
+    size_bytes = rows * vocab_size * 4
+    if size_bytes > MAX_LOGITS_BYTES:
+        raise InvalidRequest(
+            f"the logits asked for take up to {size_bytes >> 20} MiB in one response ({rows} tokens of "
+            f"{vocab_size * 4} bytes); at most {MAX_LOGITS_BYTES >> 20} MiB are sent. Ask for fewer tokens, or stream."
+        )
+
+
+#: What the CPU engine does not do, and the tensors that ask for it.
+_UNAVAILABLE = {
+    "beam search": ("beam_width",),
+    "draft tokens from outside": ("draft_input_ids", "draft_logits", "draft_acceptance_threshold"),
+    "encoder": (
+        "encoder_input_features", "encoder_output_lengths", "cross_attention_mask", "skip_cross_attn_blocks",
+    ),
+    "virtual tokens": ("prompt_embedding_table", "prompt_vocab_size"),
+    "images": ("mrope_rotary_cos_sin", "mrope_position_deltas"),
+    "LoRA adapters": ("lora_task_id", "lora_weights", "lora_config"),
+    "disaggregated serving": ("context_phase_params",),
+    "lookahead decoding": (
+        "lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size",
+    ),
 }  # fmt: skip
 
+#: Without effect with one beam, a decoder only, no padding and no virtual tokens; preprocessing fills most of them.
+WITHOUT_EFFECT = frozenset({
+    "pad_id", "len_penalty", "early_stopping", "beam_search_diversity_rate", "decoder_input_ids",
+    "decoder_input_lengths", "prompt_table_extra_ids",
+})  # fmt: skip
 
-def _refuse_unsupported(row: _Row) -> None:
-    for tensor in TENSORRT_LLM.inputs:
-        name = tensor.name
-        values = None if name in _UNDERSTOOD else row.array(name)
-        if values is None or values.size == 0:
-            continue
-        value = row.scalar(name)
-        if name in _NEUTRAL and value in _NEUTRAL[name]:
-            continue
-        if name == "runtime_top_p" and (value <= 0 or row.integer("runtime_top_k") == 1):
-            continue
-        shown = f" = {value:g}" if values.size == 1 and np.issubdtype(values.dtype, np.number) else ""
-        raise Unsupported(
-            f"{name}{shown} is not available on the CPU engine: it decodes greedily, one sequence a prompt. "
-            f"Leave {name} out, or serve a TensorRT-LLM engine."
-        )
+
+def _refuse_unavailable(row: Row) -> None:
+    for feature, names in _UNAVAILABLE.items():
+        for name in names:
+            values = row.array(name)
+            if values is None or (name == "beam_width" and values[0] == 1):
+                continue
+            shown = f" = {values[0]:g}" if values.size == 1 and np.issubdtype(values.dtype, np.number) else ""
+            raise Unsupported(
+                f"{name}{shown} is not available on the CPU engine, which has no {feature}. "
+                f"Leave {name} out, or serve a TensorRT-LLM engine."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import triton_python_backend_utils as pb_utils
 
 from python_backend.contract import ENSEMBLE
 from python_backend.errors import InvalidRequest
+from python_backend.text.chat_request import ChatRequest
+from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.tokenizer import Tokenizer, decode_prompt
+from python_backend.text.word_list import Word, bad_word_ids
 from python_backend.triton.failure import error_response
 from python_backend.triton.logs import log_to_stderr
 from python_backend.triton.request_parameters import refuse_unknown
@@ -28,6 +32,7 @@ class TritonPythonModel:
         log_to_stderr()
         self._settings = PreprocessingSettings.of(args)
         self._tokenizer = Tokenizer.load(self._settings.tokenizer_dir)
+        self._chat_template = ChatTemplate.load(self._settings.tokenizer_dir)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request; a bad request fails alone."""
@@ -48,10 +53,9 @@ class TritonPythonModel:
     def _tokenize(self, inputs: Arrays) -> Arrays:
         end_id = inputs.get("END_ID", np.array([[self._tokenizer.end_id]], np.int32))
         pad_id = inputs.get("PAD_ID", np.array([[self._tokenizer.pad_id]], np.int32))
-        prompts = [
-            self._tokenizer.encode(decode_prompt(raw), self._settings.add_special_tokens)
-            for raw in inputs["QUERY"].reshape(-1)
-        ]
+        queries = inputs["QUERY"].reshape(-1)
+        conversations = inputs["MESSAGES"].reshape(-1) if "MESSAGES" in inputs else [b""] * len(queries)
+        prompts = [self._prompt(query, messages) for query, messages in zip(queries, conversations, strict=True)]
         rows = len(prompts)
         lengths = np.array([[prompt.size] for prompt in prompts], np.int32)
         ids = np.full((rows, lengths.max()), pad_id.reshape(-1)[0], np.int32)
@@ -63,8 +67,8 @@ class TritonPythonModel:
             "REQUEST_INPUT_LEN": lengths,
             "DECODER_INPUT_ID": np.broadcast_to(pad_id, (rows, 1)).astype(np.int32),
             "REQUEST_DECODER_INPUT_LEN": np.ones((rows, 1), np.int32),
-            "BAD_WORDS_IDS": self._words(inputs, "BAD_WORDS_DICT", rows),
-            "STOP_WORDS_IDS": self._words(inputs, "STOP_WORDS_DICT", rows),
+            "BAD_WORDS_IDS": self._words(inputs, "BAD_WORDS_DICT", rows, self._bad_word),
+            "STOP_WORDS_IDS": self._words(inputs, "STOP_WORDS_DICT", rows, self._stop_word),
             "EMBEDDING_BIAS": self._bias(inputs, rows),
             "REQUEST_OUTPUT_LEN": inputs["REQUEST_OUTPUT_LEN"],
             "OUT_END_ID": np.broadcast_to(end_id, (rows, 1)).astype(np.int32),
@@ -72,9 +76,22 @@ class TritonPythonModel:
             "OUT_PROMPT_TABLE_EXTRA_IDS": np.broadcast_to(extra, ids.shape).astype(np.uint64),
         }
 
-    def _words(self, inputs: Arrays, name: str, rows: int) -> npt.NDArray[np.int32]:
+    def _prompt(self, query: bytes, messages: bytes) -> npt.NDArray[np.int32]:
+        """Token ids of a text, or of a conversation through the chat template, which writes the special tokens."""
+        if not messages:
+            return self._tokenizer.encode(decode_prompt(query), self._settings.add_special_tokens)
+        if query:
+            raise InvalidRequest("both text_input and messages are there. Send messages with an empty text_input.")
+        text = self._chat_template.render(ChatRequest.parse(messages))
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _words(
+        self, inputs: Arrays, name: str, rows: int, ids_of: Callable[[str], list[Word]]
+    ) -> npt.NDArray[np.int32]:
         """[rows, 2, n]: all words' ids in row 0, padded with 0; the end of each word in row 1, padded with -1."""
-        lists = [self._word_ids(row) for row in inputs[name]] if name in inputs else [[] for _ in range(rows)]
+        # An empty string stands for "no words": clients that send all fields send "".
+        texts = [[raw for raw in row.reshape(-1) if raw] for row in inputs[name]] if name in inputs else [[]] * rows
+        lists = [[word for raw in row for word in ids_of(decode_prompt(raw))] for row in texts]
         longest = max(sum(map(len, words)) for words in lists)
         table = np.zeros((rows, 2, longest), np.int32)
         table[:, 1] = -1
@@ -84,10 +101,11 @@ class TritonPythonModel:
             row[1, : len(words)] = ends
         return table
 
-    def _word_ids(self, words: npt.NDArray[Any]) -> list[list[int]]:
-        # An empty string stands for "no words": clients that send all fields send "".
-        texts = [raw for raw in words.reshape(-1) if raw]
-        return [self._tokenizer.encode(decode_prompt(raw), add_special_tokens=False).tolist() for raw in texts]
+    def _stop_word(self, text: str) -> list[Word]:
+        return [tuple(self._tokenizer.encode(text, add_special_tokens=False).tolist())]
+
+    def _bad_word(self, text: str) -> list[Word]:
+        return bad_word_ids(self._tokenizer, text)
 
     def _bias(self, inputs: Arrays, rows: int) -> npt.NDArray[np.float32]:
         if "EMBEDDING_BIAS_WORDS" not in inputs:

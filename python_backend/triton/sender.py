@@ -19,12 +19,16 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from python_backend.engine.engine import StepReport
+from python_backend.engine.sampling import TokenDetails
 from python_backend.errors import Cancelled, EngineFault, SlipstreamError
 from python_backend.metrics import FINISHED, ITL, OUTPUT_LENGTH, QUEUE_TIME, TOKENS, TTFT, Recorder
+from python_backend.scheduling.deadline import timeout_error
 from python_backend.scheduling.sequence import FinishReason, Sequence
 from python_backend.scheduling.step_plan import Progress
+from python_backend.triton.answer import Pending
 from python_backend.triton.failure import error_response
-from python_backend.triton.stream import Pending, Stream
+from python_backend.triton.stream import Stream
+from python_backend.triton.tensors import check_shared_memory
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +36,22 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class Reply:
-    """The way back to the client of one Triton request, shared by the streams of its rows; for one thread."""
+    """The way back to the client of one Triton request, shared by its sequences; for one thread."""
 
-    def __init__(self, request: Any, *, rows: int, decoupled: bool) -> None:
+    def __init__(self, request: Any, *, sequences: int, decoupled: bool) -> None:
         self.request_id: str = request.request_id()
         self._sender = request.get_response_sender()
-        self._open_rows = rows
+        self._open_sequences = sequences
         self._decoupled = decoupled
 
     def is_cancelled(self) -> bool:
         """Whether the client has left. Asks the server: tens of microseconds."""
         return bool(self._sender.is_cancelled())
 
-    def send(self, response: Any | None, *, end_of_row: bool) -> None:
-        """Send a response; None only says that a row has ended, which only a decoupled client can be told."""
-        self._open_rows -= end_of_row
-        flags = FINAL if self._open_rows == 0 else 0
+    def send(self, response: Any | None, *, ends: bool) -> None:
+        """Send a response; None only says that a sequence ends, which only a decoupled client can be told."""
+        self._open_sequences -= ends
+        flags = FINAL if self._open_sequences == 0 else 0
         if response is None and not self._decoupled:
             response = error_response(Cancelled("the request was cancelled"), self.request_id)
         if response is not None:
@@ -98,7 +102,7 @@ class Sender:
         with self._changed:
             for sequence, tokens, finish in report.progress:
                 if sequence in self._streams:
-                    self._note(self._streams[sequence][0], tokens, finish, report.at_s)
+                    self._note(self._streams[sequence][0], tokens, report.details.get(sequence), finish, report.at_s)
             self._changed.notify()
 
     def end(self, sequence: Sequence, finish: FinishReason) -> None:
@@ -112,10 +116,17 @@ class Sender:
             self._changed.notify()
         self._thread.join()
 
-    def _note(self, stream: Stream, tokens: list[int], finish: FinishReason | None, at_s: float) -> None:
+    def _note(
+        self,
+        stream: Stream,
+        tokens: list[int],
+        details: TokenDetails | None,
+        finish: FinishReason | None,
+        at_s: float,
+    ) -> None:
         previous_s = stream.last_token_s
         is_first = stream.first_token_s is None
-        stream.add(tokens, finish, at_s)
+        stream.add(tokens, details, finish, at_s)
         if tokens:
             self._recorder.count(TOKENS, "generated", len(tokens))
             if is_first:
@@ -129,9 +140,13 @@ class Sender:
                 for _ in tokens:
                     self._recorder.observe(ITL, (at_s - previous_s) / len(tokens))
         if finish is not None:
-            self._recorder.count(FINISHED, finish.value)
-            self._recorder.observe(OUTPUT_LENGTH, len(stream.sequence.output))
+            self._count_finished(stream, finish)
         self._queue(stream)
+
+    def _count_finished(self, stream: Stream, finish: FinishReason) -> None:
+        shown = FinishReason.CANCELLED if finish is FinishReason.TIMED_OUT else finish
+        self._recorder.count(FINISHED, shown.value)
+        self._recorder.observe(OUTPUT_LENGTH, len(stream.sequence.output))
 
     def _queue(self, stream: Stream) -> None:
         if stream.is_due and not stream.queued:
@@ -171,19 +186,31 @@ class Sender:
             return stream, reply, pending
 
     def _send(self, stream: Stream, reply: Reply, pending: Pending) -> None:
-        ends = pending.finish is not None
+        answer = stream.answer
         try:
-            response = self._response(stream, reply, pending)
+            answer.add(pending)
+            if not answer.is_due:
+                return
+            ends, response = answer.finish is not None, self._response(stream, reply)
         except Exception as error:
             # One answer that cannot be written never hurts another: it ends with the error.
-            response, ends = error_response(error, reply.request_id), True
+            ends, response = True, error_response(error, reply.request_id)
             self._give_up(stream)
+        if ends and pending.finish is None:
+            self._stop(stream)
         try:
-            reply.send(response, end_of_row=ends)
+            reply.send(response, ends=ends)
         except Exception:
             # Whatever Triton makes of a client that vanished mid-send, the other streams go on.
             log.exception("send failed: request_id=%s", reply.request_id)
             self._give_up(stream)
+
+    def _stop(self, stream: Stream) -> None:
+        """A stop word has ended the answer while the engine still worked on it."""
+        self._cancel(stream.sequence)
+        with self._changed:
+            if self._streams.pop(stream.sequence, None) and stream.finish is None:
+                self._count_finished(stream, FinishReason.STOP)
 
     def _give_up(self, stream: Stream) -> None:
         self._cancel(stream.sequence)
@@ -191,13 +218,17 @@ class Sender:
             if self._streams.pop(stream.sequence, None):
                 self._recorder.count(FINISHED, FinishReason.ERROR.value)
 
-    def _response(self, stream: Stream, reply: Reply, pending: Pending) -> Any | None:
-        if pending.finish is FinishReason.ERROR:
+    def _response(self, stream: Stream, reply: Reply) -> Any | None:
+        finish = stream.answer.finish
+        if finish is FinishReason.ERROR:
             error = stream.refusal or EngineFault("the engine failed while it served this request")
             return error_response(error, reply.request_id)
-        if pending.finish is FinishReason.CANCELLED:
+        if finish is FinishReason.TIMED_OUT and not stream.sequence.output:
+            return error_response(timeout_error(stream.sequence), reply.request_id)
+        if finish is FinishReason.CANCELLED:
             return None
-        arrays = stream.arrays(pending)
+        arrays = stream.answer.arrays()
+        check_shared_memory(arrays)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in arrays.items()])
 
     def _cancel_abandoned(self) -> None:

@@ -30,6 +30,7 @@ def _boolean(value: Any) -> Any:
 
 Flag = Annotated[bool, BeforeValidator(_boolean)]
 Count = Annotated[int, Field(ge=1)]
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]  # an empty string: none
 Self = TypeVar("Self", bound="ModelSettings")
 
 
@@ -37,13 +38,14 @@ class ModelSettings(BaseModel):
     """Base of the settings of one model; a subclass has one field per parameter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    files: ClassVar[tuple[str, ...]] = ()  # parameters that name a file, or none
     engine_dirs: ClassVar[tuple[str, ...]] = ()  # parameters that name the engine's folder; ENGINE_DIR_VARIABLE wins
 
     @classmethod
     def of(cls: type[Self], args: dict[str, str]) -> Self:
         """The settings in the arguments of ``TritonPythonModel.initialize``.
 
-        Relative folders start at the folder that holds the model repository. Raises SetupError for a parameter that
+        Relative paths start at the folder that holds the model repository. Raises SetupError for a parameter that
         does not exist (naming the nearest that does) or whose value is refused.
         """
         config = json.loads(args["model_config"])
@@ -60,6 +62,9 @@ class ModelSettings(BaseModel):
             if override:
                 log.info("%s: %s=%s (from %s)", args["model_name"], key, override, ENGINE_DIR_VARIABLE)
             values[key] = str(base / (override or values.get(key, "")))
+        for key in cls.files:
+            if values.get(key):
+                values[key] = str(base / values[key])
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -91,6 +96,7 @@ class CpuEngineSettings(ModelSettings):
     """Parameters of ``tensorrt_llm`` in the profiles that run the CPU engine."""
 
     engine_dirs = ("gpt_model_path", "tokenizer_dir")
+    files = ("prewarm_file",)
     gpt_model_path: Path
     tokenizer_dir: Path
     exclude_input_in_output: Flag = False
@@ -102,6 +108,8 @@ class CpuEngineSettings(ModelSettings):
     max_queue_size: Annotated[int, Field(ge=0)] = 0
     max_tokens_in_paged_kv_cache: Count = 16384
     enable_kv_cache_reuse: Flag = True
+    prewarm_file: OptionalPath = None
+    add_special_tokens: Flag = True
     execution_mode: ExecutionMode = ExecutionMode.FAST
     num_threads: Annotated[int, Field(ge=0)] = 0
     cancellation_check_period_ms: Count = 100

@@ -13,17 +13,24 @@ from python_backend.contract import TENSORRT_LLM
 from python_backend.engine.engine import Engine, StepReport
 from python_backend.engine.manifest import CpuManifest
 from python_backend.engine.openvino_executor import OpenVinoExecutor
+from python_backend.engine.prewarm import prewarm
+from python_backend.engine.sampling import SamplingParameters, SamplingState
 from python_backend.errors import InvalidRequest, SlipstreamError
 from python_backend.metrics import FINISHED, INPUT_LENGTH, Recorder
 from python_backend.scheduling.scheduler_config import SchedulerConfig
 from python_backend.scheduling.sequence import FinishReason, Sequence
+from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.detokenizer import Detokenizer
+from python_backend.text.stop_criteria import StopCriteria, StoppingDetokenizer
 from python_backend.text.tokenizer import Tokenizer
+from python_backend.triton.answer import Answer
 from python_backend.triton.failure import error_response
 from python_backend.triton.generation_request import GenerationRequest, Limits, is_stop, parse
+from python_backend.triton.guide_source import GuideSource
 from python_backend.triton.logs import log_to_stderr
 from python_backend.triton.metrics import MetricsPublisher
-from python_backend.triton.request_parameters import refuse_unknown
+from python_backend.triton.prewarm_prompts import prewarm_prompts
+from python_backend.triton.request_parameters import refuse_unknown, timeout_s
 from python_backend.triton.sender import FINAL, Reply, Sender
 from python_backend.triton.settings import CpuEngineSettings
 from python_backend.triton.stream import Stream
@@ -43,8 +50,13 @@ class TritonPythonModel:
         self._tokenizer = Tokenizer.load(settings.tokenizer_dir)
         self._decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
         self._limits = Limits(
-            vocab_size=manifest.vocab_size, max_seq_len=manifest.max_seq_len, streaming=self._decoupled
+            vocab_size=manifest.vocab_size,
+            tokenizer_vocab_size=self._tokenizer.vocab_size,
+            max_seq_len=manifest.max_seq_len,
+            max_return_sequences=settings.max_running_sequences,
+            streaming=self._decoupled,
         )
+        self._guides = GuideSource(settings.tokenizer_dir, manifest.vocab_size, self._tokenizer.end_id)
         executor = OpenVinoExecutor(
             settings.gpt_model_path,
             max_kv_cache_tokens=settings.max_tokens_in_paged_kv_cache,
@@ -62,12 +74,27 @@ class TritonPythonModel:
         self._publisher = MetricsPublisher(args["model_name"], args["model_version"])
         self._stopped = threading.Event()
         self._statistics = threading.Thread(target=self._publish, name="statistics", daemon=True)
+        self._prewarm()
         self._engine.start()
         self._statistics.start()
         log.info(
             "engine ready: dir=%s mode=%s blocks=%d tokens_per_block=%d kv_cache_mib=%d policy=%s",
             settings.gpt_model_path, settings.execution_mode.value, executor.num_blocks, executor.tokens_per_block,
             executor.kv_cache_bytes >> 20, settings.batch_scheduler_policy.value,
+        )  # fmt: skip
+
+    def _prewarm(self) -> None:
+        settings = self._settings
+        if settings.prewarm_file is None:
+            return
+        template = ChatTemplate.load(settings.tokenizer_dir)
+        prompts = prewarm_prompts(
+            settings.prewarm_file, self._tokenizer, template, add_special_tokens=settings.add_special_tokens
+        )
+        report = prewarm(self._engine, prompts)
+        log.info(
+            "prewarmed: prompts=%d skipped=%d tokens=%d blocks=%d seconds=%.1f",
+            report.prompts, report.skipped, report.tokens, report.blocks, report.seconds,
         )  # fmt: skip
 
     def execute(self, requests: list[Any]) -> None:
@@ -90,37 +117,60 @@ class TritonPythonModel:
                 self._stop(request)
                 return
             parsed = parse(tensors, self._limits, exclude_input_in_output=self._settings.exclude_input_in_output)
+            streams = self._streams(request, parsed)
         except Exception as error:
             # One bad request never hurts another: it alone is answered with the error.
             self._recorder.count(FINISHED, "rejected")
-            Reply(request, rows=1, decoupled=self._decoupled).send(
-                error_response(error, request.request_id()), end_of_row=True
+            Reply(request, sequences=1, decoupled=self._decoupled).send(
+                error_response(error, request.request_id()), ends=True
             )
             return
-        reply = Reply(request, rows=len(parsed), decoupled=self._decoupled)
-        outputs = frozenset(request.requested_output_names())
-        for index, row in enumerate(parsed):
-            self._submit(self._stream(row, outputs, index if len(parsed) > 1 else None, reply.request_id), reply)
+        reply = Reply(request, sequences=len(streams), decoupled=self._decoupled)
+        for stream in streams:
+            self._submit(stream, reply)
 
-    def _stream(
-        self, request: GenerationRequest, outputs: frozenset[str], batch_index: int | None, request_id: str
-    ) -> Stream:
-        sequence = Sequence(
+    def _streams(self, request: Any, rows: list[GenerationRequest]) -> list[Stream]:
+        """One for each sequence that the request asks for."""
+        outputs = frozenset(request.requested_output_names())
+        allowed_s = timeout_s(request)
+        deadline_s = None if allowed_s is None else self._engine.clock() + allowed_s
+        streams = []
+        for batch_index, row in enumerate(rows):
+            criteria = StopCriteria.of(self._tokenizer, row.stop_words, self._settings.skip_special_tokens)
+            for index in range(row.num_return_sequences):
+                sequence = self._sequence(row, index, request.request_id(), deadline_s)
+                answer = Answer(
+                    request=row,
+                    sequence=sequence,
+                    outputs=outputs,
+                    detokenizer=self._detokenizer(criteria, outputs),
+                    batch_index=batch_index if len(rows) > 1 else None,
+                    sequence_index=index if row.num_return_sequences > 1 else None,
+                )
+                streams.append(Stream(sequence=sequence, answer=answer, is_watched=row.streaming or bool(criteria)))
+        return streams
+
+    def _sequence(self, row: GenerationRequest, index: int, request_id: str, deadline_s: float | None) -> Sequence:
+        guide = None if row.guide is None else self._guides.start(row.guide, row.end_id)
+        sampling = None
+        if row.sampling is not None or guide is not None:
+            sampling = SamplingState((row.sampling or SamplingParameters()).derived(index), guide)
+        return Sequence(
             id=request_id,
-            prompt=request.prompt,
-            max_new_tokens=request.max_tokens,
-            end_id=request.end_id,
-            priority=request.priority,
+            prompt=row.prompt,
+            max_new_tokens=row.max_tokens,
+            end_id=row.end_id if guide is None else guide.end_id,
+            priority=row.priority,
+            retention=row.retention,
+            deadline_s=deadline_s,
+            sampling=sampling,
         )
-        wants_text = "text_output" in outputs
-        detokenizer = Detokenizer(self._tokenizer, self._settings.skip_special_tokens) if wants_text else None
-        return Stream(
-            request=request,
-            sequence=sequence,
-            outputs=outputs,
-            detokenizer=detokenizer,
-            batch_index=batch_index,
-        )
+
+    def _detokenizer(self, criteria: StopCriteria, outputs: frozenset[str]) -> Detokenizer | StoppingDetokenizer | None:
+        skip = self._settings.skip_special_tokens
+        if criteria:
+            return StoppingDetokenizer(self._tokenizer, criteria, skip)
+        return Detokenizer(self._tokenizer, skip) if "text_output" in outputs else None
 
     def _submit(self, stream: Stream, reply: Reply) -> None:
         self._sender.open(stream, reply)

@@ -24,8 +24,8 @@ TOO_LONG = "word " * 9000
         ({"text_input": "hi", "max_tokens": 0}, "is 0; ask for at least 1"),
         ({"text_input": "hi", "max_tokens": -1}, "is -1; ask for at least 1"),
         ({"text_input": "", "max_tokens": 5}, "the prompt is empty"),
-        ({"text_input": "hi", "max_tokens": 5, "top_k": 50}, "runtime_top_k = 50 is not available on the CPU engine"),
-        ({"text_input": "hi", "max_tokens": 5, "stop_words": ["."]}, "stop_words_list is not available"),
+        ({"text_input": "hi", "max_tokens": 5, "top_k": 5000}, "top_k (runtime_top_k) is 5000; it must lie between"),
+        ({"text_input": "hi", "max_tokens": 5, "beam_width": 2}, "beam_width = 2 is not available on the CPU engine"),
         ({"text_input": "hi", "max_tokens": 5, "priority": 7.0}, "priority is 7; it lies between 0 and 1"),
         (
             {"text_input": "hi", "max_tokens": 5, "temprature": 0.5},
@@ -93,7 +93,7 @@ def test_bad_requests_do_not_change_the_answers_of_good_ones(exact_server: Trito
     for thread in threads:
         thread.start()
     for i in range(40):
-        bad = [text_request(b"\xff", 5), text_request("hi", 0), text_request("hi", 5, top_k=np.int32(9))][i % 3]
+        bad = [text_request(b"\xff", 5), text_request("hi", 0), text_request("hi", 5, beam_width=np.int32(9))][i % 3]
         assert stream(exact_server, "ensemble", bad).error
     for thread in threads:
         thread.join()

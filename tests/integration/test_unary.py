@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
@@ -88,6 +89,33 @@ def test_errors_come_with_their_status(unary_server: TritonServer) -> None:
     assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
     with pytest.raises(InferenceServerException, match="streaming needs a decoupled model"):
         infer(unary_server, "tensorrt_llm", token_request([5], 5, streaming=True))
+    with pytest.raises(InferenceServerException, match="num_return_sequences is 2; a model that is not decoupled"):
+        infer(unary_server, "tensorrt_llm", token_request([5], 5, num_return_sequences=np.int32(2)))
+    with pytest.raises(InferenceServerException, match="timeout 0 ms passed") as late:
+        infer(unary_server, "tensorrt_llm", token_request([5], 5), timeout=1)
+    assert late.value.status() == "StatusCode.UNAVAILABLE"
+    inputs = [
+        {"name": name, "datatype": "INT32", "shape": [1, 1], "data": [value]}
+        for name, value in (("input_ids", 5), ("input_lengths", 1), ("request_output_len", 5))
+    ]
+    over_http = post(unary_server, "tensorrt_llm/infer", {"inputs": inputs, "parameters": {"timeout": 1}})
+    assert over_http.status_code == 503
+    assert "timeout 0 ms passed" in over_http.json()["error"]
+
+
+def test_what_comes_besides_tokens_comes_in_the_one_response(unary_server: TritonServer) -> None:
+    plain = infer(unary_server, "tensorrt_llm", token_request([5, 80, 31], 20)).as_numpy("output_ids")[0, 0].tolist()
+    stop = {"stop_words_list": np.array([[plain[8:11], [3, -1, -1]]], np.int32)}
+    wanted = {"return_log_probs": True, "return_generation_logits": True, "return_num_output_tokens": True}
+    result = infer(unary_server, "tensorrt_llm", token_request([5, 80, 31], 20, **wanted) | stop)
+    assert result.as_numpy("finish_reason").item() == b"stop"
+    assert result.as_numpy("stop_word") is not None
+    count = result.as_numpy("num_output_tokens").item()
+    assert count <= 12  # the text of the word's tokens is certain one token later at most
+    assert result.as_numpy("output_ids").tolist() == [[plain[:count]]]
+    assert result.as_numpy("output_log_probs").shape == (1, 1, count)
+    assert result.as_numpy("cum_log_probs").item() == pytest.approx(result.as_numpy("output_log_probs").sum(), abs=1e-4)
+    assert result.as_numpy("generation_logits").shape == (1, 1, count, 320)
 
 
 def test_a_client_that_gives_up_frees_its_blocks(unary_server: TritonServer) -> None:

@@ -65,13 +65,26 @@ def token_request(ids: list[int], max_tokens: int = 16, **extra: Any) -> Tensors
     return arrays | {name: np.array([[value]]) for name, value in extra.items()}
 
 
-def stream(server: TritonServer, model: str, arrays: Tensors, request_id: str = "", timeout_s: float = 120) -> Answer:
-    """Ask over a gRPC stream and read it to its end."""
+def stream(
+    server: TritonServer,
+    model: str,
+    arrays: Tensors,
+    request_id: str = "",
+    timeout_s: float = 120,
+    timeout_us: int | None = None,
+) -> Answer:
+    """Ask over a gRPC stream and read it to its end. ``timeout_us`` is what the server gets to know of time."""
     arrived: queue.Queue[tuple[Any, Any]] = queue.Queue()
     answer = Answer()
     with triton.InferenceServerClient(server.grpc_url) as client:
         client.start_stream(lambda result, error: arrived.put((result, error)))
-        client.async_stream_infer(model, infer_inputs(arrays), request_id=request_id, enable_empty_final_response=True)
+        client.async_stream_infer(
+            model,
+            infer_inputs(arrays),
+            request_id=request_id,
+            timeout=timeout_us,
+            enable_empty_final_response=True,
+        )
         deadline_s = time.monotonic() + timeout_s
         while True:
             result, error = arrived.get(timeout=max(0.0, deadline_s - time.monotonic()))

@@ -26,7 +26,7 @@ def model_of(path: Path) -> Model:
     """The contract of a config file: with Slipstream's additions in the profiles of the CPU engine only."""
     folder = path.parent.parent if path.parent.name == "configs" else path.parent
     model = MODELS[folder.name]
-    return model if path.stem in CPU_PROFILES else model.upstream()
+    return model if path.stem in CPU_PROFILES else model.over_tensorrt_llm()
 
 
 def signature(tensor: Tensor) -> tuple[object, ...]:

@@ -104,8 +104,8 @@ class StepSampler:
                 rows = slice(first, first + entry.rows)
                 try:
                     self._sample(entry, state, rows, logits()[rows], choice)
-                except GuideFault:
-                    log.exception("guide failed: sequence=%s", entry.sequence)
+                except GuideFault as fault:
+                    log.warning("guide failed: sequence=%s reason=%s", entry.sequence, fault)
                     choice.failed.append(entry.sequence)
         _keep_context(plan, logits)
         return choice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,16 @@ def test_a_failure_is_one_readable_line(tmp_path: Path) -> None:
     assert "config.json does not exist" in result.stderr
 
 
+def test_nobody_has_to_read_to_the_end() -> None:
+    command = [sys.executable, "-m", "build_engines", "schema"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_wrong_usage_is_told_apart() -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["compile-cpu"])
+    for words in (["compile-cpu"], ["verify", "c", "m", "--max-tokens", "1"], ["accuracy", "--samples", "0"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)

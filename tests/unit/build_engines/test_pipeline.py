@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from build_engines.__main__ import main
 from build_engines.checkpoint.reader import Checkpoint
 from build_engines.checkpoint.safetensors_file import SafetensorsWriter
 from build_engines.cpu.compile import compile_cpu_engine
+from build_engines.publish import workplace
 from python_backend.engine.manifest import CpuManifest
 from tests import tiny_llama
 from tests.unit.build_engines.cpu.paged_steps import PagedSteps
@@ -80,6 +82,39 @@ def test_only_what_has_changed_is_made_again(recipe: Path, capsys: pytest.Captur
     assert "checkpoint" in build(recipe, capsys)[0]
 
 
+def test_what_was_moved_is_still_the_same(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(recipe, capsys)
+    Path("elsewhere").mkdir()
+    Path("model.gguf").rename("elsewhere/my model.gguf")
+    assert "model.gguf does not exist" in build(recipe, capsys)[1]
+    assert main(["build", recipe.name, "--source", "elsewhere/my model.gguf"]) == 0
+    assert capsys.readouterr().out.count("up to date") == len(STEPS)
+    shutil.rmtree("engines")
+    assert main(["build", recipe.name, "--source", "elsewhere/my model.gguf"]) == 0
+    command = CpuManifest.load(Path("engines/tiny-cpu")).build_command
+    assert command == "python -m build_engines build tiny.yaml --source 'elsewhere/my model.gguf'"
+
+
+def test_settings_without_effect_change_nothing(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(recipe, capsys)
+    calibration = {"samples": 3, "files": ["none.txt"]}
+    change(recipe, quantization={"format": "int8_wo", "dtype": "float16", "calibration": calibration})
+    assert build(recipe, capsys) == ([], "")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}"])
+def test_a_damaged_verification_is_made_again(recipe: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    build(recipe, capsys)
+    Path("checkpoints/tiny/verification.json").write_text(damage)
+    assert build(recipe, capsys) == (["verify"], "")
+
+
+def test_one_recipe_is_built_once_at_a_time(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with workplace(Path("checkpoints/tiny"), "build"):
+        assert "another process is making checkpoints/tiny" in build(recipe, capsys)[1]
+    assert build(recipe, capsys) == (list(STEPS), "")
+
+
 def test_sharding_does_not_change_the_tokens(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokens = []
     for parallel in ({}, {"tp_size": 4}, {"tp_size": 2, "pp_size": 2}):
@@ -106,6 +141,10 @@ def test_a_checkpoint_that_is_not_its_source_stops_the_build(recipe: Path, capsy
         ({"parallel": {"pp_size": 5}}, "num_hidden_layers 2 cannot be divided into pp_size 5 stages"),
         ({"quantization": {"format": "int4_wo", "dtype": "float16", "group_size": 48}}, "48; group_size 32 fits"),
         ({"source": "none.gguf"}, "none.gguf"),
+        ({"max_seq_len": 2000}, "max_seq_len 2000 is not between 1 and the model's 1024 positions"),
+        ({"tensorrt_llm": {"max_num_tokens": 8, "max_batch_size": 9}}, "--max_num_tokens 8 is less than 9"),
+        ({"tensorrt_llm": {"gpu": "T4"}}, "T4 has compute capability 7.5"),
+        ({"verification": {"text": ["none.txt"]}}, "none.txt, a text that the recipe names, does not exist"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,48 @@ def test_a_full_disk_is_told_with_the_directory(tmp_path: Path) -> None:
     with full, publishing(target, known_by="a"):
         Path("/dev/full").write_text("x")
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from build_engines.publish import publishing
+target, when = Path(sys.argv[1]), sys.argv[2]
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+with publishing(target, known_by="a") as draft:
+    (draft / "a").write_text("new")
+    if when == "writing":
+        kill()
+    rename = Path.rename
+    Path.rename = lambda path, to: kill() if path == draft else rename(path, to)
+"""
+
+
+@pytest.mark.parametrize("when", ["writing", "replacing"])
+def test_the_next_one_clears_what_a_killed_process_left(tmp_path: Path, when: str) -> None:
+    target = tmp_path / "engine"
+    target.mkdir()
+    (target / "a").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(target), when])
+    assert killed.returncode == -signal.SIGKILL
+    assert contents(tmp_path) != {"engine/a": "old"}
+
+    def fail() -> None:
+        with publishing(target, known_by="a"):
+            raise OSError("unrelated")
+
+    with pytest.raises(OSError, match="unrelated"):
+        fail()
+    assert contents(tmp_path) == {"engine/a": "old"}
+
+
+def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
+    target = tmp_path / "engine"
+    with publishing(target, known_by="a") as draft:
+        (draft / "a").write_text("first")
+        with pytest.raises(SetupError, match=r"another process is making .*engine"), publishing(target, known_by="a"):
+            pass
+        with publishing(tmp_path / "other", known_by="a") as other:
+            (other / "a").write_text("other")
+    assert contents(tmp_path) == {"engine/a": "first", "other/a": "other"}

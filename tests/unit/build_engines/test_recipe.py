@@ -13,6 +13,8 @@ from python_backend.errors import SetupError
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+#: Short here, and a hundred million letters when it is written out.
+ALIASES = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 20)}]\n" for n in range(1, 7))
 SMALLEST = "name: tiny\nsource: model\ncpu: {}\n"
 
 
@@ -54,6 +56,12 @@ def test_paths_are_relative_to_the_recipe_and_results_to_where_it_is_run(tmp_pat
         (SMALLEST + "quantization: {format: int8_wo, group_size: 64}\n", "format int8_wo has no groups"),
         (SMALLEST.replace("tiny", "../tiny"), "key \"name\" is '../tiny'"),
         ("name: tiny\nsource: model\n", "builds no engine"),
+        (SMALLEST + "expects: llama.json\n", "expects is llama.json; it must be a config.json"),
+        (SMALLEST.replace("{}", "{engine_dir: e}") + "tensorrt_llm: {engine_dir: e}\n", "both engines go to e"),
+        (SMALLEST + "max_seq_len: 2024-99-99\n", "is no valid YAML .*month"),
+        (SMALLEST + "? [a]\n: b\n", "key \\['a'\\] is no word.*line 4"),
+        ("name: " + "[" * 5000, "is no valid YAML .*recursion"),
+        (ALIASES + "name: *a6\n", 'key "name" is \\[\\[\\[\\.\\.\\.\\]'),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_its_reason(tmp_path: Path, text: str, message: str) -> None:

@@ -22,6 +22,11 @@ def test_only_what_is_given_is_sent() -> None:
     }
 
 
+def test_a_conversation_goes_with_an_empty_text() -> None:
+    sent = {tensor.name: value for tensor, value in GenerateRequest("", messages='[{"role": "user"}]').tensors()}
+    assert (sent["text_input"], sent["messages"]) == ("", '[{"role": "user"}]')
+
+
 def test_zero_and_false_are_values() -> None:
     request = GenerateRequest("hi", stream=False, temperature=0.0, seed=0)
     sent = {tensor.name: value for tensor, value in request.tensors()}
@@ -39,6 +44,7 @@ def test_every_argument_is_an_input_of_the_ensemble() -> None:
     ("arguments", "message"),
     [
         ({"text": ""}, "empty"),
+        ({"messages": "[]"}, "both text and messages"),
         ({"max_tokens": 0}, "at least 1"),
         ({"max_tokens": 99_999_999_999}, "max_tokens is 99999999999; it must lie between"),
         ({"seed": -1}, "seed is -1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from collections.abc import Sequence as Many
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,37 @@ def test_context_logits_are_complete_though_the_prompt_is_in_the_cache() -> None
     )
     assert other.reused_blocks == 3
     assert listener.tokens["greedy"] == listener.tokens["again"]
+
+
+class EvenTokens:
+    """A guide: even tokens only, each larger than the one before, then token 2, which ends."""
+
+    def __init__(self) -> None:
+        self.output: list[int] = []
+
+    def follow(self, output: Many[int]) -> None:
+        self.output = list(output)
+
+    def allowed(self, draft: Many[int]) -> npt.NDArray[np.bool_]:
+        least = max([2, *self.output, *draft]) + 2
+        allowed = np.zeros(VOCABULARY, np.bool_)
+        allowed[least::2] = True
+        allowed[2] = least >= VOCABULARY
+        return allowed
+
+
+@pytest.mark.parametrize("said", [{}, {"top_p": 0.9}, {"top_k": 40, "min_tokens": 20}])
+def test_a_guide_is_followed_with_and_without_draft_tokens(said: dict[str, Any]) -> None:
+    answers: list[list[int]] = []
+    for drafts in (False, True):
+        guided = sequence("a", [5, 6, 7], said)
+        guided.sampling = SamplingState(SamplingParameters(seed=1, **said), EvenTokens())
+        guided.draft = answers[0][:4] if drafts else []
+        answers.append(run([guided])[0].tokens["a"])
+    *tokens, end = answers[0]
+    assert tokens == sorted({token for token in tokens if token % 2 == 0})
+    assert end == 2
+    assert answers[0] == answers[1]
 
 
 def test_who_does_not_sample_never_pays_for_logits() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from python_backend.contract import TENSORRT_LLM
+from python_backend.engine.guided import Guide, GuideType
 from python_backend.errors import InvalidRequest, Unsupported
-from python_backend.triton.generation_request import Limits, is_stop, parse
+from python_backend.triton.generation_request import WITHOUT_EFFECT, Limits, is_stop, parse
 
-LIMITS = Limits(vocab_size=100, max_seq_len=20, streaming=True)
+LIMITS = Limits(vocab_size=100, tokenizer_vocab_size=90, max_seq_len=20, max_return_sequences=8, streaming=True)
+UNARY = replace(LIMITS, streaming=False)
 NUMPY = {
     "INT32": np.int32,
     "INT64": np.int64,
@@ -63,7 +66,7 @@ def test_rows_of_a_batch_are_cut_to_their_length() -> None:
     assert (first.prompt.tolist(), first.max_tokens) == ([1, 2, 3], 2)
     assert (second.prompt.tolist(), second.max_tokens) == ([4], 9)
     with pytest.raises(Unsupported, match="2 prompts"):
-        parse(batch, Limits(vocab_size=100, max_seq_len=20, streaming=False), exclude_input_in_output=False)
+        parse(batch, UNARY, exclude_input_in_output=False)
 
 
 @pytest.mark.parametrize(
@@ -87,32 +90,99 @@ def test_values_out_of_range_are_refused_with_the_value_and_the_limit(values: di
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("runtime_top_k", 50),
-        ("runtime_top_p", 0.9),
-        ("beam_width", 4),
-        ("num_return_sequences", 2),
-        ("repetition_penalty", 1.2),
-        ("frequency_penalty", 0.5),
-        ("min_tokens", 5),
-        ("return_log_probs", True),
-        ("lora_task_id", 7),
-    ],
+    ("name", "value"), [("beam_width", 4), ("draft_acceptance_threshold", 0.5), ("lora_task_id", 7)]
 )
 def test_what_the_engine_lacks_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(Unsupported, match=name):
+    with pytest.raises(Unsupported, match=f"{name} = {value} is not available"):
         parse_one(tensors(**{name: value}))
 
 
-def test_neutral_values_of_what_it_lacks_are_accepted() -> None:
+def test_values_that_ask_for_nothing_leave_plain_greedy() -> None:
     neutral: dict[str, Any] = {
         "runtime_top_k": 1, "runtime_top_p": 0.9, "beam_width": 1, "num_return_sequences": 1, "temperature": 0.7,
-        "repetition_penalty": 1.0, "frequency_penalty": 0.0, "return_log_probs": False, "seed": 7,
+        "repetition_penalty": 1.0, "frequency_penalty": 0.0, "return_log_probs": False, "seed": 7, "min_tokens": 0,
+        "runtime_top_p_min": 0.0, "runtime_top_p_reset_ids": -1,
     }  # fmt: skip
     empty_words = np.zeros((1, 2, 0), np.int32)
-    request = parse_one(tensors(**neutral) | {"stop_words_list": empty_words, "bad_words_list": empty_words})
-    assert request.max_tokens == 5
+    empty = {"stop_words_list": empty_words, "bad_words_list": empty_words, "embedding_bias": np.zeros((1, 0))}
+    request = parse_one(tensors(**neutral) | empty)
+    assert request.sampling is None
+    assert (request.num_return_sequences, request.stop_words, request.guide, request.retention) == (1, (), None, None)
+
+
+def test_sampling_parameters_are_read_under_the_contracts_names() -> None:
+    said = parse_one(
+        tensors(
+            runtime_top_k=40, runtime_top_p=0.5, runtime_top_p_min=0.25, runtime_top_p_decay=0.75,
+            runtime_top_p_reset_ids=9, temperature=1.5, repetition_penalty=2.0, presence_penalty=0.5,
+            frequency_penalty=-0.5, min_tokens=3, seed=2**64 - 1, return_log_probs=True, return_context_logits=True,
+            return_generation_logits=True,
+        )
+    ).sampling  # fmt: skip
+    assert (said.top_k, said.top_p, said.top_p_min, said.top_p_decay, said.top_p_reset_ids) == (40, 0.5, 0.25, 0.75, 9)
+    assert (said.temperature, said.repetition_penalty, said.presence_penalty) == (1.5, 2.0, 0.5)
+    assert (said.frequency_penalty, said.min_tokens, said.seed) == (-0.5, 3, 2**64 - 1)
+    assert said.return_log_probs
+    assert said.return_context_logits
+    assert said.return_generation_logits
+
+
+def test_older_names_mean_the_same_and_may_not_contradict() -> None:
+    said = parse_one(tensors(random_seed=5, min_length=4, runtime_top_k=9)).sampling
+    assert (said.seed, said.min_tokens) == (5, 4)
+    assert parse_one(tensors(random_seed=5, seed=5, runtime_top_k=9)).sampling.seed == 5
+    with pytest.raises(InvalidRequest, match="min_tokens is 3 and min_length, its older name, is 4"):
+        parse_one(tensors(min_tokens=3, min_length=4))
+
+
+def test_a_bias_fits_the_model_or_its_tokenizer() -> None:
+    bias = np.arange(90, dtype=np.float32)
+    said = parse_one(tensors() | {"embedding_bias": bias[None]}).sampling
+    assert said.embedding_bias.tolist() == [*range(90), *[0] * 10]
+    whole = np.ones(100, np.float32)
+    assert parse_one(tensors() | {"embedding_bias": whole[None]}).sampling.embedding_bias.tolist() == [1] * 100
+    with pytest.raises(InvalidRequest, match="embedding_bias has 95 values; this model's vocabulary has 100"):
+        parse_one(tensors() | {"embedding_bias": np.ones((1, 95), np.float32)})
+
+
+def test_words_guides_and_retention() -> None:
+    words = np.array([[[5, 6, 7], [2, 3, -1]]], np.int32)
+    guide = {
+        "guided_decoding_guide_type": np.array([[b"regex"]], np.object_),
+        "guided_decoding_guide": np.array([["é+".encode()]], np.object_),
+    }
+    ranges = {
+        "retention_token_range_starts": np.array([[0, 2]], np.int32),
+        "retention_token_range_ends": np.array([[2, -1]], np.int32),
+        "retention_token_range_priorities": np.array([[80, 10]], np.int32),
+        "retention_decode_priority": np.array([[1]], np.int32),
+    }
+    request = parse_one(tensors() | {"stop_words_list": words, "bad_words_list": words} | guide | ranges)
+    assert request.stop_words == request.sampling.bad_words == ((5, 6), (7,))
+    assert request.guide == Guide(GuideType.REGEX, "é+")
+    assert [each.retention.priority for each in request.retention.ranges] == [80, 10]
+    assert request.retention.decode.priority == 1
+    with pytest.raises(InvalidRequest, match="guided_decoding_guide is not valid UTF-8"):
+        parse_one(tensors() | guide | {"guided_decoding_guide": np.array([[b"\xff"]], np.object_)})
+
+
+def test_several_sequences() -> None:
+    assert parse_one(tensors(num_return_sequences=3)).num_return_sequences == 3
+    for count in (0, -1, 9):
+        with pytest.raises(InvalidRequest, match=f"num_return_sequences is {count}; it lies between 1 and 8"):
+            parse_one(tensors(num_return_sequences=count))
+    with pytest.raises(Unsupported, match="num_return_sequences is 2; a model that is not decoupled"):
+        parse_one(tensors(num_return_sequences=2), UNARY)
+
+
+def test_logits_that_no_response_could_carry_are_refused() -> None:
+    large = replace(LIMITS, vocab_size=150_000, max_seq_len=8192)
+    ids = [1] * 2000
+    with pytest.raises(InvalidRequest, match=r"up to 1144 MiB in one response \(2000 tokens.*at most 1024 MiB"):
+        parse_one(tensors(ids, return_context_logits=True), large)
+    with pytest.raises(InvalidRequest, match="or stream"):
+        parse_one(tensors(max_tokens=2000, return_generation_logits=True), large)
+    assert parse_one(tensors(max_tokens=2000, return_generation_logits=True, streaming=True), large).streaming
 
 
 def test_every_input_of_the_contract_is_either_understood_or_refused() -> None:
@@ -123,30 +193,31 @@ def test_every_input_of_the_contract_is_either_understood_or_refused() -> None:
         if value is None:
             dtype = np.uint8 if tensor.dtype.name == "UINT8" else NUMPY[tensor.dtype.value]
             value = np.full((1, *(2 if dim < 0 else dim for dim in tensor.dims)), 3, dtype)
-        values = tensors()
-        if tensor.name in values:
+        values = tensors(runtime_top_k=5)  # at random: so that a seed means something
+        if tensor.name in ("input_ids", "input_lengths", "request_output_len"):
             continue
         try:
             request = parse_one(values | {tensor.name: value})
         except InvalidRequest:
             continue
-        plain = parse_one(values)
-        if all(np.array_equal(getattr(request, f), getattr(plain, f)) for f in request.__dataclass_fields__):
+        if shown(request) == shown(parse_one(values)):
             ignored.add(tensor.name)
-    assert ignored == {
-        "exclude_input_in_output",  # already the default here
-        "stop",  # read by is_stop
-        "pad_id", "temperature", "seed", "random_seed", "len_penalty", "early_stopping",
-        "beam_search_diversity_rate", "decoder_input_ids", "decoder_input_lengths", "runtime_top_p_min",
-        "runtime_top_p_decay", "runtime_top_p_reset_ids", "prompt_table_extra_ids",
-    }  # fmt: skip
+    assert ignored == {"exclude_input_in_output", "stop"} | WITHOUT_EFFECT  # the default here; read by is_stop
+    assert {
+        "pad_id", "len_penalty", "early_stopping", "beam_search_diversity_rate", "decoder_input_ids",
+        "decoder_input_lengths", "prompt_table_extra_ids",
+    } == WITHOUT_EFFECT  # fmt: skip
+
+
+def shown(request: Any) -> str:
+    """All fields, for comparison: parameters compare by identity, since arrays are among them."""
+    return repr(request)
 
 
 def test_streaming_needs_a_decoupled_model() -> None:
-    unary = Limits(vocab_size=100, max_seq_len=20, streaming=False)
-    assert not parse_one(tensors(streaming=False), unary).streaming
+    assert not parse_one(tensors(streaming=False), UNARY).streaming
     with pytest.raises(Unsupported, match="decoupled"):
-        parse_one(tensors(streaming=True), unary)
+        parse_one(tensors(streaming=True), UNARY)
 
 
 def test_stop() -> None:

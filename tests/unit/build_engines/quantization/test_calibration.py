@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, processors
 
-from build_engines.quantization.calibration import TokenIds, calibration_samples
+from build_engines.quantization.calibration import calibration_samples
 from build_engines.quantization.settings import QuantizationSettings
+from build_engines.quantization.token_pieces import TokenIds
 from python_backend.errors import SetupError
 from tests import tiny_llama, tiny_models
 

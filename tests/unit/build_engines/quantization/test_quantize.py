@@ -263,6 +263,14 @@ def test_kv_patterns_of_tensorrt_llms_script_are_noticed_as_ignored(
         build(tmp_path, source, settings(tmp_path, "int8_sq", kv_cache="int8"))
 
 
+def test_what_one_gpu_cannot_hold_is_refused_with_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (10_000, 20_000))
+    source = TinySource(tiny_models.config("LlamaForCausalLM"))
+    with pytest.raises(SetupError, match=r"one GPU, which has 0\.0 GB free; the weights .* CUDA_VISIBLE_DEVICES="):
+        build(tmp_path, source, settings(tmp_path, "fp8"))
+
+
 def test_nothing_reaches_the_terminal_but_notices_and_progress(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,9 +315,7 @@ def test_missing_or_other_packages_are_named_with_the_command(
 
     monkeypatch.setattr(quantize, "version", other)
     source = TinySource(tiny_models.config("LlamaForCausalLM"))
-    with pytest.raises(
-        SetupError, match=rf"format fp8 needs {package} .*{found or 'not installed'}.*slipstream\[quantize"
-    ):
+    with pytest.raises(SetupError, match=rf"format fp8 needs {package} .*{found or 'not installed'}.*make quantize"):
         build(tmp_path, source, settings(tmp_path, "fp8"))
     with pytest.raises(SetupError, match=f"kv_cache fp8 needs {package}"):
         build(tmp_path, source, settings(tmp_path, "int8_wo", kv_cache="fp8"))

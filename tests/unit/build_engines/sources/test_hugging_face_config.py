@@ -131,7 +131,8 @@ def test_published_dimensions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("raw", [LLAMA, QWEN2, QWEN3, GEMMA], ids=lambda raw: str(raw["model_type"]))
 def test_published_configs_need_no_notice(tmp_path: Path, raw: dict[str, Any]) -> None:
-    assert read(tmp_path, raw).notices == ()
+    named: dict[str, Any] = {"hidden_activation": "gelu_pytorch_tanh"} if raw is GEMMA else {}
+    assert read(tmp_path, raw, **named).notices == ()
 
 
 def test_smollm2_is_read(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_rope_of_transformers_4_and_5(tmp_path: Path, rope: dict[str, Any], base
 
 def test_a_base_that_nobody_names_is_10000_for_the_first_llamas_and_gemma_only(tmp_path: Path) -> None:
     first = {"max_position_embeddings": 4096}
-    for raw, changes in ((LLAMA, first), (GEMMA, {})):
+    for raw, changes in ((LLAMA, first), (GEMMA, {"hidden_act": "gelu_pytorch_tanh"})):
         described = read(tmp_path, raw, without=("rope_theta",), **changes)
         assert described.checkpoint_config().rotary_base == 10_000
         assert described.notices == ("config.json has no rope_theta; 10000 is used, as by transformers.",)
@@ -240,16 +241,18 @@ def test_keys_that_are_not_known_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "activation",
+    ("activation", "is_told"),
     [
-        {"hidden_act": "gelu"},
-        {"hidden_act": "gelu", "hidden_activation": None},
-        {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"},
-        {"hidden_act": "gelu_pytorch_tanh"},
+        ({"hidden_act": "gelu"}, True),
+        ({"hidden_act": "gelu", "hidden_activation": None}, True),
+        ({"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}, False),
+        ({"hidden_act": "gelu_pytorch_tanh"}, False),
     ],
 )
-def test_gemma_always_means_the_tanh_form(tmp_path: Path, activation: dict[str, Any]) -> None:
-    assert read(tmp_path, GEMMA, **activation).checkpoint_config().hidden_act == "gelu"
+def test_gemma_always_means_the_tanh_form(tmp_path: Path, activation: dict[str, Any], is_told: bool) -> None:
+    described = read(tmp_path, GEMMA, **activation)
+    assert described.checkpoint_config().hidden_act == "gelu"
+    assert [notice.partition(" is computed as ")[0] for notice in described.notices] == ['hidden_act "gelu"'] * is_told
 
 
 SUPPORTED = (

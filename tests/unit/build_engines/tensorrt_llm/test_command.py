@@ -258,8 +258,9 @@ def test_the_engine_is_served_from_where_compose_and_config_pbtxt_look() -> None
     assert model.parameters["gpt_model_path"] == f"/{SERVED_ENGINE}"
     assert launch_command(SERVED_ENGINE, 1) == ["docker compose up gpu"]
     assert launch_command(Path("engines/llama"), 1) == ["ln -sfn llama engines/tensorrt_llm", "docker compose up gpu"]
+    assert launch_command(Path("engines/my llama"), 1)[0] == "ln -sfn 'my llama' engines/tensorrt_llm"
     assert launch_command(Path("/elsewhere/llama"), 2) == [
-        "cp -r /elsewhere/llama engines/tensorrt_llm",
+        "cp -rT /elsewhere/llama engines/tensorrt_llm",
         '# in model_repository/tensorrt_llm/config.pbtxt: gpu_device_ids "0,1"',
         "docker compose up gpu",
     ]

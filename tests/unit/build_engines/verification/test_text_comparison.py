@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from build_engines.checkpoint.reader import Checkpoint
+from build_engines.quantization.token_pieces import TokenIds
 from build_engines.quantization.transformers_model import transformers_model
-from build_engines.verification.evaluation_text import TokenIds
 from build_engines.verification.text_comparison import Candidate, TextComparison, compare_text
 from python_backend.errors import SetupError
 from tests import tiny_llama, tiny_models

@@ -139,7 +139,7 @@ def test_without_torch_weights_can_be_compared(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert verify(source, int8(tmp_path, source), WEIGHTS_ONLY).text is None
-    with pytest.raises(SetupError, match=r"pip install 'slipstream\[quantize\]'.*verification\.text to none"):
+    with pytest.raises(SetupError, match=r"make quantize.*verification\.text to none"):
         verify(source, int8(tmp_path, source), VerificationSettings())
 
 

@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from build_engines.checkpoint.config import LinearScaling, Llama3Scaling, RotaryScaling
-from build_engines.cpu.rotary_embedding import rotary_angles, rotary_frequencies
+from build_engines.checkpoint.rotary_angles import rotary_angles, rotary_frequencies
 
 SCALINGS: list[RotaryScaling] = [
     LinearScaling(factor=4.0),
