@@ -78,3 +78,11 @@ def test_every_file_and_target_that_the_readme_names_exists() -> None:
     for path in re.findall(r"`([\w./-]+/|[\w-]+\.\w+)`", README) + re.findall(r"\]\(([\w./-]+)\)", README):
         if path not in ("config.pbtxt", "configs/"):
             assert (ROOT / path).exists(), path
+
+
+def test_the_commands_under_build_an_engine_print_commands_and_a_plan() -> None:
+    (commands,) = blocks("sh", "Build an engine of your own")
+    printed = shell(commands)
+    assert "trtllm-build --checkpoint_dir" in printed
+    assert "docker compose up gpu" in printed
+    assert "KV cache holds" in printed

@@ -114,5 +114,5 @@ def _reason(message: str) -> str:
         expression, before, reason = pointed.groups()
         return f"{reason} at {expression[len(before) :][:20]!r}, position {len(before)}"
     # What stands before the reason is a place in what was made of the guide.
-    reason = re.sub(r"^at \d+\(\d+\): ", "", message.split("\n", 1)[0]).rstrip(".")
+    reason = re.sub(r"^(at )?\d+\(\d+\): ", "", message.split("\n", 1)[0]).rstrip(".")
     return reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}..."

@@ -18,7 +18,7 @@ from python_backend.engine.guided.ebnf.expressions import (
 )
 from python_backend.engine.guided.ebnf.lead_bytes import lead_bytes
 
-_MAX_POSITIONS = 400
+_MAX_POSITIONS = 1000
 _MAX_DEPTH = 200
 
 

@@ -10,6 +10,8 @@ apart, down to single characters.
 
 from __future__ import annotations
 
+from itertools import product
+
 from python_backend.engine.guided.ebnf.automaton import Automaton, TooLarge
 from python_backend.engine.guided.ebnf.expressions import ROOT, Characters, Expression, Grammar, Reference, children
 from python_backend.engine.guided.ebnf.grouping import is_regular, regular_rules
@@ -17,8 +19,8 @@ from python_backend.engine.guided.ebnf.neighbours import Neighbours
 from python_backend.errors import InvalidRequest
 
 #: Pairs of positions to look at. Beyond that expressions are taken apart unseen: slower to follow, but right.
-_MAX_PAIRS = 100_000
-_MAX_LEXEMES = 600
+_MAX_STEPS = 1_000_000
+_MAX_PAIRS = 1_000_000
 
 
 class Lexemes:
@@ -32,7 +34,7 @@ class Lexemes:
             return
         self._following = Neighbours(grammar).following
         self._automata: dict[Expression, Automaton] = {}
-        self._pairs_left = _MAX_PAIRS
+        self._steps_left = _MAX_STEPS
         self._take_apart()
 
     def __contains__(self, node: Expression) -> bool:
@@ -67,12 +69,13 @@ class Lexemes:
         while new := [node for node in self.found() if node not in self._automata]:
             self._automata |= {node: self._automaton(node) for node in new}
         lexemes = self.found()
-        if len(lexemes) > _MAX_LEXEMES:
+        longer = [node for node in lexemes if not isinstance(node, Characters)]
+        if len(lexemes) * len(longer) > _MAX_PAIRS:
             raise InvalidRequest(
-                f"guided_decoding_guide has {len(lexemes)} words between the rules that are recursive; an EBNF grammar "
-                f"may have {_MAX_LEXEMES}. Simplify it."
+                f"guided_decoding_guide has {len(lexemes)} words beside rules that are recursive, more than the CPU "
+                "engine can tell apart. Simplify it."
             )
-        return [(one, other) for other in lexemes if not isinstance(other, Characters) for one in lexemes]
+        return [(one, other) for other in longer for one in lexemes]
 
     def _automaton(self, node: Expression) -> Automaton:
         try:
@@ -84,13 +87,16 @@ class Lexemes:
     def _runs_on(self, shorter: Expression, longer: Expression) -> bool:
         """Whether ``longer`` can go on where ``shorter`` matches and something else goes on, too."""
         one, other, behind = self._automata[shorter], self._automata[longer], self._following[shorter]
+        self._steps_left -= len(one.first) * len(other.first)
+        if self._steps_left < 0:
+            return True
         pairs = [(p, q) for p in one.first for q in other.first if one.characters[p] & other.characters[q]]
         seen = set(pairs)
         for p, q in pairs:
-            self._pairs_left -= 1
-            if self._pairs_left < 0 or (p in one.last and behind & other.next_characters(q)):
+            self._steps_left -= len(one.after[p]) * len(other.after[q])
+            if self._steps_left < 0 or (p in one.last and behind & other.next_characters(q)):
                 return True
-            for pair in ((a, b) for a in one.after[p] for b in other.after[q]):
+            for pair in product(one.after[p], other.after[q]):
                 if pair not in seen and one.characters[pair[0]] & other.characters[pair[1]]:
                     seen.add(pair)
                     pairs.append(pair)

@@ -99,6 +99,16 @@ def test_a_grammar_without_end_is_refused() -> None:
 def test_a_grammar_that_is_too_large_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="more than 10000 characters, names and groups; that is the limit"):
         from_ebnf(f'root ::= "{"a" * 10_000}"')
+    words = " | ".join(f'"{number:04}"' for number in range(1500))
+    with pytest.raises(InvalidRequest, match="1502 words beside rules that are recursive"):
+        from_ebnf(f'root ::= "(" root ")" | {words}')
     rules = "\n".join(f"r{i} ::= r{i + 1} r{i + 1}" for i in range(1000))
     with pytest.raises(InvalidRequest, match="limit of EBNF grammars"):
         from_ebnf(f'root ::= r0\n{rules}\nr1000 ::= "a"')
+
+
+def test_expressions_without_end_of_ways_to_go_on_are_bounded() -> None:
+    """More pairs of places than are looked at: taken apart unseen, and still right."""
+    guide = compiled(GuideType.EBNF_GRAMMAR, f'root ::= "(" root ")" w | w\nw ::= {"[a-c]? " * 90}"d"')
+    assert accepts(guide, "(d)abcd")
+    assert not accepts(guide, "(d)abc")
