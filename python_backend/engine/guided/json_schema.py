@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
+from math import isfinite
 from typing import Any, NoReturn
 
 from llguidance import LLMatcher
@@ -11,6 +13,9 @@ from python_backend.errors import InvalidRequest
 
 #: White space is allowed where JSON allows it. The bound keeps a model from writing nothing else for ever.
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
+
+#: llguidance makes an automaton of as many states for each multipleOf, outside of its own limits.
+MAX_MULTIPLES = 10_000
 
 _MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -37,6 +42,8 @@ def from_json_schema(text: str) -> str:
             schema = {}
         if not isinstance(schema, dict):
             raise ValueError(f"it is {schema if schema is False else type(schema).__name__}, not an object")
+        if _multiples(schema) > MAX_MULTIPLES:
+            raise ValueError(f"multipleOf comes to more than {MAX_MULTIPLES} over all, decimal points left out")
         if not _combines(schema):
             schema = _closed(schema)
         return _grammar(schema)
@@ -88,6 +95,22 @@ def _combines(node: Any) -> bool:
     several = isinstance(node.get("allOf"), list) and len(node["allOf"]) > 1
     beside = "properties" in node and any(key in node for key in _COMBINING)
     return several or beside or any(map(_combines, node.values()))
+
+
+def _multiples(node: Any) -> int:
+    """The sum of all multipleOf, without regard to decimal points."""
+    if isinstance(node, list):
+        return sum(map(_multiples, node))
+    if not isinstance(node, dict):
+        return 0
+    own = node.get("multipleOf")
+    is_number = isinstance(own, int | float) and not isinstance(own, bool) and isfinite(own)
+    return (_digits(Decimal(str(own))) if is_number else 0) + sum(map(_multiples, node.values()))
+
+
+def _digits(number: Decimal) -> int:
+    _, digits, exponent = number.as_tuple()
+    return int("".join(map(str, digits)) + "0" * min(int(exponent), 9))
 
 
 def _refuse_constant(name: str) -> NoReturn:
