@@ -155,8 +155,10 @@ def test_a_failure_leaves_the_engine_that_was_there(
 
 
 INTERRUPTED = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored by what runs in a shell's background.
 from build_engines.tensorrt_llm.compile import compile_tensorrt_llm_engine
 from build_engines.tensorrt_llm.settings import TensorRtLlmSettings
 from build_engines.tensorrt_llm.toolchain import Toolchain
