@@ -108,7 +108,7 @@ def test_recipes_that_come_along_print_these_commands(
     monkeypatch.setattr("os.getgid", lambda: 1000)
     monkeypatch.chdir(ROOT)
     assert main(["build", str(path.relative_to(ROOT)), "--dry-run"]) == 0
-    printed = one_flag_a_line(capsys.readouterr().out.replace(str(ROOT), "/work"))
+    printed = one_flag_a_line(capsys.readouterr().out.replace(str(ROOT), "/slipstream"))
     known = Path(__file__).parent / "commands" / f"{path.stem}.txt"
     if not known.exists():
         known.parent.mkdir(exist_ok=True)
