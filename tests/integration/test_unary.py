@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def test_what_comes_besides_tokens_comes_in_the_one_response(unary_server: Trito
 
 
 def test_a_client_that_gives_up_frees_its_blocks(unary_server: TritonServer) -> None:
+    time.sleep(0.5)  # What requests before this one counted is published every 0.1 s.
     cancelled = metric(unary_server, "slipstream_requests_total", finish_reason="cancelled")
     with pytest.raises(InferenceServerException, match="Deadline"):
         infer(unary_server, "tensorrt_llm", token_request([5], 900), client_timeout=0.2)
