@@ -82,7 +82,7 @@ def test_every_file_and_target_that_the_readme_names_exists() -> None:
 
 def test_the_commands_under_build_an_engine_print_commands_and_a_plan() -> None:
     (commands,) = blocks("sh", "Build an engine of your own")
-    printed = shell(commands)
+    printed = re.sub(r" \\\n +", " ", shell(commands))  # a long path breaks the line after the program's name
     assert "trtllm-build --checkpoint_dir" in printed
     assert "docker compose up gpu" in printed
     assert "KV cache holds" in printed
