@@ -16,6 +16,7 @@ from build_engines.check import check_engine
 from build_engines.checkpoint.config import CheckpointConfig
 from build_engines.checkpoint.reader import Checkpoint
 from build_engines.cpu.compile import compile_cpu_engine
+from build_engines.draft_command import add_draft_parser
 from build_engines.dry_run import describe
 from build_engines.lora.tensorrt_llm_lora import convert_lora
 from build_engines.pipeline import Pipeline
@@ -144,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
 
     add_accuracy_parser(commands)
+
+    add_draft_parser(commands)
 
     lora = commands.add_parser("lora", help="convert a PEFT adapter for TensorRT-LLM engines")
     lora.add_argument("adapter_dir", type=Path, metavar="ADAPTER")

@@ -66,7 +66,7 @@ def _source(recipe: Recipe) -> tuple[CheckpointConfig, tuple[str, ...]]:
     """Its config, and what the user should know of it."""
     if recipe.expects and not recipe.source.startswith("package:") and not recipe.source_path().exists():
         described = HuggingFaceConfig.read(recipe.expects.parent)
-        return described.checkpoint_config(), described.notices
+        return recipe.built_config(described.checkpoint_config()), described.notices
     source = recipe_source(recipe)
     return source.config, source.notices
 

@@ -13,6 +13,7 @@ from build_engines.checkpoint.tensor_table import tensor_table
 from build_engines.checkpoint.writer import write_checkpoint
 from build_engines.content_hash import builder_sha256, sha256_of
 from build_engines.cpu.compile import check_max_seq_len, compile_cpu_engine
+from build_engines.draft.source import DraftSource
 from build_engines.lora.merge import MergedSource
 from build_engines.progress import BuildDisplay, Report
 from build_engines.publish import workplace
@@ -100,7 +101,7 @@ class Pipeline:
             "source_sha256": source.sha256(),
             "quantization": settings.model_dump(mode="json", exclude=paths),
             "parallel": self.recipe.parallel.model_dump(),
-            "builder_sha256": builder_sha256("checkpoint", "sources", "quantization", "lora"),
+            "builder_sha256": builder_sha256("checkpoint", "sources", "quantization", "lora", "draft"),
         }
         if settings.calibrated:
             keys["calibration_sha256"] = sha256_of(*settings.calibration.text_files)
@@ -137,7 +138,7 @@ class Pipeline:
             max_seq_len=recipe.max_seq_len,
             quantize_lm_head=recipe.cpu.quantize_lm_head,
             source_sha256=source.sha256(),
-            accuracy=self._accuracy(),
+            accuracy=self._accuracy(source),
             made_by=self.build_command,
         )
 
@@ -150,26 +151,33 @@ class Pipeline:
             recipe.tensorrt_llm,
             max_seq_len=recipe.max_seq_len,
             source_sha256=source.sha256(),
-            accuracy=self._accuracy(),
+            accuracy=self._accuracy(source),
             made_by=self.build_command,
             report=report,
         )
 
-    def _accuracy(self) -> dict[str, float]:
-        """The summary of the verification, for the manifest."""
+    def _accuracy(self, source: ModelSource) -> dict[str, float]:
+        """The summary of the verification, and of a draft's evaluation, for the manifest."""
         found = json.loads((self.recipe.checkpoint_dir / VERIFICATION_FILE).read_text(encoding="utf-8"))["report"]
         summary = {"mean_weight_error": found["weights"]["mean_relative_error"]}
         if found["text"]:
             names = ("perplexity", "source_perplexity", "kl_divergence", "top1_agreement")
             summary |= {name: found["text"][name] for name in names}
+        if isinstance(source, DraftSource):
+            summary["acceptance_rate"] = source.evaluation.acceptance.greedy
         return summary
 
 
 def recipe_source(recipe: Recipe) -> ModelSource:
-    """The recipe's model, with its LoRA adapter if it names one. Raises SetupError when it is not the one expected."""
+    """The recipe's model, with its LoRA adapter if it names one; its draft, if it builds that.
+
+    Raises SetupError when it is not the one expected.
+    """
     source = open_source(recipe.source_path())
     if recipe.expects:
         _check_expected(recipe.source, source.config, HuggingFaceConfig.read(recipe.expects.parent).checkpoint_config())
+    if recipe.draft:
+        return DraftSource(source, recipe.draft)
     return MergedSource(source, recipe.merge_lora) if recipe.merge_lora else source
 
 

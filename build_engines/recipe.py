@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from build_engines.checkpoint.config import CONFIG_FILE
+from build_engines.checkpoint.config import CONFIG_FILE, CheckpointConfig
+from build_engines.draft.settings import DraftSettings
+from build_engines.draft.source import draft_config
 from build_engines.quantization.settings import QuantizationSettings
 from build_engines.sources.packaged_file import packaged_file
 from build_engines.tensorrt_llm.settings import TensorRtLlmSettings
@@ -56,6 +58,7 @@ class Recipe(BaseModel):
         "--dry-run and plan work without the source.",
     )
     merge_lora: Path | None = Field(default=None, description="A PEFT adapter to add to the weights before all else.")
+    draft: DraftSettings | None = Field(default=None, description="Build a draft model for the source, the target.")
     quantization: QuantizationSettings = QuantizationSettings()
     parallel: Parallel = Parallel()
     max_seq_len: int | None = Field(
@@ -104,10 +107,20 @@ class Recipe(BaseModel):
             return packaged_file(self.source.removeprefix(_PACKAGE))
         return Path(self.source)
 
+    def built_config(self, source: CheckpointConfig) -> CheckpointConfig:
+        """The dimensions of what is built of ``source``: its own, or its draft's."""
+        return draft_config(source, self.draft) if self.draft else source
+
     @model_validator(mode="after")
     def _named_config(self) -> Recipe:
         if self.expects and self.expects.name != CONFIG_FILE:
             raise ValueError(f"expects is {self.expects}; it must be a {CONFIG_FILE} as Hugging Face has it")
+        return self
+
+    @model_validator(mode="after")
+    def _draft_of_the_source(self) -> Recipe:
+        if self.draft and self.merge_lora:
+            raise ValueError("draft: and merge_lora: cannot be had together; train the draft for the merged model")
         return self
 
     @model_validator(mode="after")
@@ -129,6 +142,9 @@ class Recipe(BaseModel):
             changes["expects"] = at(self.expects)
         if self.merge_lora:
             changes["merge_lora"] = at(self.merge_lora)
+        if self.draft:
+            text = self.draft.text.model_copy(update={"prompts": [at(file) for file in self.draft.text.prompts]})
+            changes["draft"] = self.draft.model_copy(update={"weights": at(self.draft.weights), "text": text})
         calibration = self.quantization.calibration
         moved = calibration.model_copy(update={"files": [at(file) for file in calibration.files]})
         changes["quantization"] = self.quantization.model_copy(update={"calibration": moved})

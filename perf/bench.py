@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-from tokenizers import Tokenizer
+from typing import Protocol
 
 from perf.closed_loop import Load
 from perf.metrics import Summary, summarize
-from perf.prompts import PromptSource
+from perf.prompts import Prompt
 from perf.record import RequestRecord
 
 Side = Callable[[Load], list[RequestRecord]]
@@ -19,12 +18,11 @@ WARM_UP_TOKENS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchPlan:
-    """What to measure. Prompt lengths are uniform between the two of ``prompt_tokens``."""
+    """What to measure."""
 
     concurrencies: tuple[int, ...]
     requests_per_worker: int
     max_tokens: int
-    prompt_tokens: tuple[int, int]
     rounds: int
     seed: int
 
@@ -39,13 +37,20 @@ class Run:
     metrics: dict[str, Summary]
 
 
-def measure(plan: BenchPlan, sides: Mapping[str, Side], tokenizer: Tokenizer) -> Iterator[Run]:
+class Prompts(Protocol):
+    """Where a benchmark's prompts come from."""
+
+    def take(self, count: int) -> list[Prompt]:
+        """The next ones."""
+        ...
+
+
+def measure(plan: BenchPlan, sides: Mapping[str, Side], prompts: Prompts) -> Iterator[Run]:
     """Each run as it ends: in every round, for every concurrency, all sides answer one load; the order turns each time.
 
     Loads of different rounds have different prompts. Before each run the side answers one short request per worker,
     which is not recorded. Raises UnequalWork when a side did not do what the load asks for.
     """
-    prompts = PromptSource(tokenizer, *plan.prompt_tokens, plan.seed)
     for number in range(plan.rounds):
         for place, concurrency in enumerate(plan.concurrencies):
             load = Load.deal(prompts.take(concurrency * plan.requests_per_worker), concurrency, plan.max_tokens)

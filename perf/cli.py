@@ -11,7 +11,9 @@ from client import SlipstreamClientError
 from perf.bench_command import PEER, bench
 from perf.closed_loop import UnequalWork
 from perf.genai_peer import PeerFailed
+from perf.prewarm import prewarm
 from perf.sampling import sampling
+from perf.speculation import WORKLOADS, speculation
 from perf.storm.command import storm
 from perf.storm.door import DOORS
 from perf.storm.transport import StreamFailed
@@ -43,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands.add_parser("bench", help="throughput and latency, next to openvino-genai"))
     _add_storm(commands.add_parser("storm", help="clients that disconnect, and what the server is like afterwards"))
     _add_sampling(commands.add_parser("sampling", help="what sampling costs, next to greedy decoding"))
+    _add_prewarm(commands.add_parser("prewarm", help="the first token of a common prompt, prewarmed and not"))
+    _add_speculation(commands.add_parser("speculation", help="what draft tokens gain, next to the same without"))
     _add_variance(commands.add_parser("variance", help="how much the fast mode's tokens vary with the batch"))
     return parser
 
@@ -91,6 +95,27 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=sampling)
 
 
+def _add_prewarm(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument("--prompts", type=_count, default=8, metavar="N", help="common prompts (8)")
+    parser.add_argument("--prompt-tokens", type=_count, default=1024, metavar="N", help="of each (1024)")
+    parser.add_argument("--json", type=_output, metavar="FILE", help="write every figure")
+    parser.set_defaults(run=prewarm)
+
+
+def _add_speculation(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument("--concurrency", type=_counts, default=(1, 8, 32), metavar="N,N", help="workers (1,8,32)")
+    parser.add_argument("--requests-per-worker", type=_count, default=2, metavar="N", help="in each round (2)")
+    parser.add_argument("--max-tokens", type=_count, default=96, metavar="N", help="of every answer (96)")
+    parser.add_argument("--num-draft-tokens", type=_count, default=16, metavar="N", help="at most, at a time (16)")
+    parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="turns of each side (3)")
+    parser.add_argument("--workload", type=_workloads, default=WORKLOADS, metavar="W,W", help=",".join(WORKLOADS))
+    parser.add_argument("--json", type=_output, metavar="FILE", help="write every figure of every round")
+    parser.add_argument("--plot", type=_output, metavar="FILE", help="write a picture; .png or .svg")
+    parser.set_defaults(run=speculation)
+
+
 def _add_variance(parser: argparse.ArgumentParser) -> None:
     _add_engine(parser)
     parser.add_argument(
@@ -120,6 +145,13 @@ def _count(text: str) -> int:
 
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(_count(part) for part in text.split(","))
+
+
+def _workloads(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= set(WORKLOADS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one or more of {','.join(WORKLOADS)}.")
+    return names
 
 
 def _output(text: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,15 +20,19 @@ PROFILE = "cpu"
 
 @contextmanager
 def own_server(
-    model_repository: Path, engine_dir: Path, models: tuple[str, ...] = (), *, execution_mode: str | None = None
+    model_repository: Path,
+    engine_dir: Path,
+    models: tuple[str, ...] = (),
+    *,
+    parameters: Mapping[str, str] | None = None,
 ) -> Iterator[TritonServer]:
-    """A ready server with ``models``, or all; with an ``execution_mode``, from a copy of the repository set to it.
+    """A ready server with ``models``, or all; with ``parameters``, from a copy of the repository in which they are set.
 
     SetupError when it cannot start, with the reason.
     """
     with tempfile.TemporaryDirectory(prefix="slipstream-perf-") as scratch:
-        if execution_mode is not None:
-            model_repository = _copy(model_repository, Path(scratch), execution_mode)
+        if parameters:
+            model_repository = _copy(model_repository, Path(scratch), parameters)
         options = ServerOptions(
             model_repository=model_repository,
             profile=PROFILE,
@@ -40,12 +44,12 @@ def own_server(
             yield server
 
 
-def _copy(model_repository: Path, scratch: Path, execution_mode: str) -> Path:
+def _copy(model_repository: Path, scratch: Path, parameters: Mapping[str, str]) -> Path:
     copy = scratch / "model_repository"
     shutil.copytree(model_repository, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for path in copy.glob(f"*/configs/{PROFILE}.pbtxt"):
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        if "execution_mode" in config.parameters:
-            config.parameters["execution_mode"].string_value = execution_mode
-            path.write_text(text_format.MessageToString(config))
+        for key in parameters.keys() & config.parameters.keys():
+            config.parameters[key].string_value = parameters[key]
+        path.write_text(text_format.MessageToString(config))
     return copy

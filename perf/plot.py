@@ -27,14 +27,15 @@ def save(runs: Sequence[Run], sides: Sequence[str], path: Path, subtitle: str) -
     with matplotlib.rc_context({"font.size": 9, "font.family": "sans-serif"}):
         figure = Figure(figsize=(10.5, 3.9), layout="constrained")
         for axes, (tag, statistic, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
-            _panel(axes, runs, sides, tag, statistic, title)
+            panel(axes, runs, sides, tag, statistic, title)
         figure.suptitle(subtitle, fontsize=8, color="#555555", y=-0.02, va="top")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(sides), frameon=False)
         figure.savefig(path, dpi=160, bbox_inches="tight")
 
 
-def _panel(axes: Axes, runs: Sequence[Run], sides: Sequence[str], tag: str, statistic: str, title: str) -> None:
+def panel(axes: Axes, runs: Sequence[Run], sides: Sequence[str], tag: str, statistic: str, title: str) -> None:
+    """One figure of each side at each concurrency; of two sides also the ratio."""
     metric = METRICS[tag]
     concurrencies = list(dict.fromkeys(run.concurrency for run in runs))
     tops = [0.0] * len(concurrencies)

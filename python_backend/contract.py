@@ -163,6 +163,8 @@ _ENGINE_INPUTS = (
     _number("priority", F32, "urgency among waiting requests, 0 to 1", added=True, default="0.5"),
     _number("random_seed", U64, "name of seed before TensorRT-LLM 0.20", added=True),
     _number("min_length", I32, "name of min_tokens before TensorRT-LLM 0.20", added=True, default="0"),
+    _tensor("tenant", STR, (1,), "on whose behalf; the batch is shared out fairly between tenants", added=True),
+    _number("num_draft_tokens", I32, "most tokens the engine drafts for itself in a step", added=True, default="0"),
 )
 
 _PERF_OUTPUTS = (
@@ -267,7 +269,7 @@ _PASSED_ON = (
     "return_generation_logits", "return_perf_metrics", "return_num_input_tokens", "return_num_output_tokens",
     "exclude_input_in_output", "beam_width", "stream", "prompt_embedding_table", "prompt_vocab_size", "lora_task_id",
     "lora_weights", "lora_config", "guided_decoding_guide_type", "guided_decoding_guide", "priority", "random_seed",
-    "min_length",
+    "min_length", "tenant",
 )  # fmt: skip
 
 _FRONT_INPUTS = (

@@ -78,12 +78,28 @@ TOKENS = Metric(
 )
 FINISHED = Metric(
     "slipstream_requests_total", "counter", "Requests that ended, by how", "finish_reason",
-    ("stop", "length", "cancelled", "error", "rejected"),
+    ("stop", "length", "cancelled", "timed_out", "error", "rejected"),
+)  # fmt: skip
+DRAFT_TOKENS = Metric(
+    "slipstream_draft_tokens_total", "counter",
+    "Draft tokens from inside the engine that the target has verified, by where they came from", "drafter",
+    ("ngram", "draft_model"),
+)  # fmt: skip
+ACCEPTED_DRAFT_TOKENS = Metric(
+    "slipstream_accepted_draft_tokens_total", "counter",
+    "Draft tokens from inside the engine that the target has accepted, by where they came from", "drafter",
+    ("ngram", "draft_model"),
+)  # fmt: skip
+DRAFTING = Metric(
+    "slipstream_drafting_metrics", "gauge",
+    "Drafting inside the engine over the latest steps: accepted share, draft tokens a sequence and step, estimated "
+    "tokens per second over those without drafts",
+    "drafting_metric", ("acceptance_rate", "draft_length", "speedup"),
 )  # fmt: skip
 
 HISTOGRAMS = (TTFT, ITL, QUEUE_TIME, INPUT_LENGTH, OUTPUT_LENGTH)
-COUNTERS = (TOKENS, FINISHED)
-GAUGES = (REQUESTS, MEMORY, KV_CACHE, BATCHER, GENERAL)
+COUNTERS = (TOKENS, FINISHED, DRAFT_TOKENS, ACCEPTED_DRAFT_TOKENS)
+GAUGES = (REQUESTS, MEMORY, KV_CACHE, BATCHER, GENERAL, DRAFTING)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engines.checkpoint.config import CONFIG_FILE, CheckpointConfig
+from build_engines.checkpoint.draft_vocabulary import DRAFT_VOCABULARY_FILE, TokenIds, read_draft_vocabulary
 from build_engines.checkpoint.dtypes import Array
 from build_engines.checkpoint.safetensors_file import SafetensorsFile
 from build_engines.checkpoint.sharding import holds, merge, rank_name, rank_type
@@ -71,9 +72,15 @@ class Checkpoint:
         """The names of the files that an engine needs beside its weights."""
         return (*TOKENIZER_FILES, *(name for name in OPTIONAL_FILES if (self.directory / name).is_file()))
 
+    def draft_vocabulary(self) -> TokenIds | None:
+        """The tokens that a draft model may propose; None where these are all. Raises SetupError for a broken file."""
+        return read_draft_vocabulary(self.directory, self.config.vocab_size)
+
     def sha256(self) -> str:
-        """Identifies the content: config, weights and tokenizer."""
-        names = (CONFIG_FILE, *(rank_file(rank) for rank in range(len(self.ranks))), *self.tokenizer_files)
+        """Identifies the content: config, weights and tokenizer, and the draft vocabulary if there is one."""
+        ranks = [rank_file(rank) for rank in range(len(self.ranks))]
+        reduced = [DRAFT_VOCABULARY_FILE] if (self.directory / DRAFT_VOCABULARY_FILE).is_file() else []
+        names = (CONFIG_FILE, *ranks, *self.tokenizer_files, *reduced)
         return sha256_of(*(self.directory / name for name in names))
 
     def _ranks_with(self, entry: Entry) -> range:

@@ -75,6 +75,7 @@ def _manifest(checkpoint: Checkpoint, max_seq_len: int | None, quantize_lm_head:
     check_max_seq_len(config, max_seq_len)
     quant_algo = config.quantization.quant_algo
     tokens = SpecialTokens.read(checkpoint.directory)
+    reduced = checkpoint.draft_vocabulary()
     return CpuManifest(
         architecture=config.architecture,
         dtype=config.dtype,
@@ -83,6 +84,7 @@ def _manifest(checkpoint: Checkpoint, max_seq_len: int | None, quantize_lm_head:
         tp_size=config.mapping.tp_size,
         pp_size=config.mapping.pp_size,
         quantize_lm_head=quant_algo is not None if quantize_lm_head is None else quantize_lm_head,
+        draft_vocab_size=None if reduced is None else len(reduced),
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,

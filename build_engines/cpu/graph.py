@@ -8,8 +8,9 @@ import numpy as np
 from openvino import Model, Node, Type
 from openvino import opset16 as ops
 
+from build_engines.checkpoint.draft_vocabulary import TokenIds
 from build_engines.checkpoint.rotary_angles import rotary_angles, rotary_frequencies
-from build_engines.cpu.openvino_ops import argmax, named, parameter, rms_norm, rows, split
+from build_engines.cpu.openvino_ops import argmax, integers, named, parameter, rms_norm, rows, split
 from build_engines.cpu.paged_attention import PagedAttention
 from build_engines.cpu.rotary_embedding import RotaryEmbedding
 from build_engines.cpu.weight_constants import Table, linear
@@ -39,11 +40,16 @@ def build_paged_model(weights: DecoderWeights, *, max_seq_len: int) -> Model:
 
     For each of the R ``sample_rows`` i64 [R], indices into the step's tokens, ``token_ids`` i32 [R] is the greedy
     choice (the lowest id among equals) and ``logits`` f32 [R, vocabulary] is what it was chosen from. R may be 0.
+    Tokens outside a draft vocabulary are never chosen: their logits are -inf.
     """
     attention = PagedAttention(weights.config)
     sample_rows = parameter("sample_rows", [-1], Type.i64)
     logits = decoder_logits(weights, attention, max_seq_len=max_seq_len, sample_rows=sample_rows)
-    outputs = [named("token_ids", argmax(logits)), named("logits", logits)]
+    token_ids = argmax(logits)
+    if weights.draft_vocabulary is not None:
+        token_ids = rows(ops.constant(weights.draft_vocabulary), token_ids)
+        logits = _whole_vocabulary(logits, weights.draft_vocabulary, weights.config.vocab_size)
+    outputs = [named("token_ids", token_ids), named("logits", logits)]
     results = [ops.result(node) for node in outputs]
     return _with_stable_names(Model(results, [*attention.parameters, sample_rows], "decoder"))
 
@@ -53,7 +59,7 @@ def decoder_logits(
 ) -> Node:
     """Logits of the tokens at ``sample_rows``, which needs one token a row; of all tokens when there is none.
 
-    Positions must be below ``max_seq_len``.
+    They have the columns of ``weights.lm_head``. Positions must be below ``max_seq_len``.
     """
     config = weights.config
     embedding = Table(weights.embedding)
@@ -80,6 +86,13 @@ def decoder_logits(
         normed = rms_norm(hidden, layer.post_layernorm, config.norm_epsilon)
         hidden = ops.add(hidden, _gated_mlp(layer, normed, config.hidden_act))
     return lm_head.linear(rms_norm(hidden, weights.ln_f, config.norm_epsilon))
+
+
+def _whole_vocabulary(logits: Node, draft_vocabulary: TokenIds, vocab_size: int) -> Node:
+    """``logits`` [rows, draft tokens] at their places among -inf: [rows, vocabulary]."""
+    count = ops.gather(ops.shape_of(logits), integers(0), ops.constant(np.int64(0)))
+    nothing = ops.broadcast(ops.constant(np.float32(-np.inf)), ops.concat([count, integers(vocab_size)], 0))
+    return ops.scatter_update(nothing, ops.constant(draft_vocabulary), logits, ops.constant(np.int64(1)))
 
 
 def _gated_mlp(layer: DecoderLayer, x: Node, hidden_act: Literal["silu", "gelu"]) -> Node:

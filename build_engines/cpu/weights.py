@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from build_engines.checkpoint.draft_vocabulary import TokenIds
 from build_engines.checkpoint.reader import Checkpoint
 from build_engines.checkpoint.tensor_table import EMBEDDING, FINAL_NORM, LM_HEAD, layer_tensor
 from build_engines.quantization.linear import Linear, read_linear
@@ -29,7 +30,11 @@ class DecoderLayer:
 
 
 class DecoderWeights:
-    """Reads a checkpoint layer by layer, so that memory never holds a second copy of the model."""
+    """Reads a checkpoint layer by layer, so that memory never holds a second copy of the model.
+
+    Where the checkpoint is a draft's that may propose some tokens only, ``lm_head`` has the rows of these
+    ``draft_vocabulary`` i32 [draft tokens], in this order.
+    """
 
     def __init__(self, checkpoint: Checkpoint, *, quantize_lm_head: bool) -> None:
         """``quantize_lm_head``: INT8 for the lm_head, and for the embedding when both are one table."""
@@ -37,7 +42,8 @@ class DecoderWeights:
         self.config = checkpoint.config
         tied = self.config.tie_word_embeddings
         self.embedding = self._vocabulary(EMBEDDING, int8=quantize_lm_head and tied)
-        self.lm_head = self.embedding if tied else self._vocabulary(LM_HEAD, int8=quantize_lm_head)
+        self.draft_vocabulary = checkpoint.draft_vocabulary()
+        self.lm_head = self._lm_head(int8=quantize_lm_head)
         self.ln_f = self._gain(FINAL_NORM)
 
     def layers(self) -> Iterator[DecoderLayer]:
@@ -54,8 +60,15 @@ class DecoderWeights:
                 proj=self._linear(index, "mlp.proj"),
             )
 
-    def _vocabulary(self, name: str, *, int8: bool) -> Weight:
-        plain = self._checkpoint.tensor(name)
+    def _lm_head(self, *, int8: bool) -> Weight:
+        if self.draft_vocabulary is None and self.config.tie_word_embeddings:
+            return self.embedding
+        return self._vocabulary(LM_HEAD, int8=int8, ids=self.draft_vocabulary)
+
+    def _vocabulary(self, name: str, *, int8: bool, ids: TokenIds | None = None) -> Weight:
+        """The rows of ``ids``; all rows without."""
+        whole = self._checkpoint.tensor(name)
+        plain = whole if ids is None else whole[ids]
         return quantize_int8(plain) if int8 else PlainWeight(plain)
 
     def _linear(self, layer: int, name: str, *, bias: bool = False) -> Linear:

@@ -72,10 +72,11 @@ def _from_recipe(recipe: Recipe) -> PlannedModel:
     """A recipe decides everything but the length of requests and how many there are."""
     settings = recipe.quantization
     model = read_model(recipe.expects or recipe.source_path())
+    config = recipe.built_config(model.config)
     form = FORMATS[settings.format]
     engine = recipe.tensorrt_llm
     return PlannedModel(
-        config=model.config.changed(dtype=settings.dtype) if settings.dtype else model.config,
+        config=config.changed(dtype=settings.dtype) if settings.dtype else config,
         choices=Choices(
             form=replace(form, group_sizes=(settings.group_size,)) if settings.group_size else form,
             kv_caches=(settings.kv_cache,),

@@ -13,15 +13,16 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
+from python_backend.engine.drafter import Drafter, DraftStatistics
 from python_backend.engine.executor import Executor
 from python_backend.engine.sampling.step_sampler import StepSampler, TokenDetails
 from python_backend.errors import EngineFault, Overloaded, SlipstreamError
 from python_backend.scheduling.block_manager import BlockManager, BlockStatistics
 from python_backend.scheduling.scheduler import Scheduler
 from python_backend.scheduling.scheduler_config import SchedulerConfig
-from python_backend.scheduling.sequence import FinishReason, Sequence
+from python_backend.scheduling.sequence import FinishReason, Sequence, SequenceState
 from python_backend.scheduling.step_batch import StepBatch
-from python_backend.scheduling.step_plan import Progress, SchedulerGauges
+from python_backend.scheduling.step_plan import Progress, SchedulerGauges, StepPlan
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class StepReport:
     progress: Many[Progress]
     at_s: float  # when the step's tokens were there, on the engine's clock
     details: Mapping[Sequence, TokenDetails] = field(default_factory=dict)  # of those in progress that asked for any
+    faults: Mapping[Sequence, SlipstreamError] = field(default_factory=dict)  # why those in progress failed that did
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,14 @@ class EngineStatistics:
     iterations: int
     blocks: BlockStatistics
     kv_cache_bytes: int
+    drafts: DraftStatistics = field(default_factory=DraftStatistics)  # those of a drafter inside the engine
 
 
 class Engine:
     """Serves many sequences on one executor by in-flight batching.
 
     ``listener`` gets a StepReport after every step, on the engine's thread. Without ``start`` no thread exists and
-    ``step`` drives the engine, one iteration a call.
+    ``step`` drives the engine, one iteration a call. A ``drafter`` guesses tokens for sequences that take drafts.
     """
 
     def __init__(
@@ -58,14 +61,18 @@ class Engine:
         config: SchedulerConfig,
         listener: Callable[[StepReport], None],
         clock: Callable[[], float] = time.monotonic,
+        drafter: Drafter | None = None,
     ) -> None:
         self.executor = executor
         self.config = config
         self.clock = clock
         self._listener = listener
-        self._blocks = BlockManager(executor.num_blocks, executor.tokens_per_block)
+        self._blocks = BlockManager(
+            executor.num_blocks, executor.tokens_per_block, enable_partial_reuse=config.reuses_partial_blocks
+        )
         self._scheduler = Scheduler(config, self._blocks)
         self._sampler = StepSampler(executor.vocab_size)
+        self._drafter = drafter
         self._changed = threading.Condition()  # guards the scheduler and all below
         self._closing = False
         self._fault: str | None = None
@@ -117,25 +124,31 @@ class Engine:
 
     @property
     def statistics(self) -> EngineStatistics:
+        drafter = self._drafter  # the engine's thread may drop it
         with self._changed:
             return EngineStatistics(
                 requests=self._scheduler.gauges,
                 iterations=self._iterations,
                 blocks=self._blocks.statistics,
                 kv_cache_bytes=self.executor.kv_cache_bytes,
+                drafts=DraftStatistics() if drafter is None else drafter.statistics,
             )
 
     def step(self) -> bool:
         """One iteration. False if there was nothing to compute."""
         self._expire()
+        self._draft()
         with self._changed:
             plan = self._scheduler.schedule(self.clock())
             if plan is None:
                 return False
             batch = StepBatch.of(plan)  # a cancellation may empty block tables once the lock is free
         details: Mapping[Sequence, TokenDetails] = {}
+        faults: Mapping[Sequence, SlipstreamError] = {}
         try:
+            begin_s = time.perf_counter()
             token_ids = self.executor.execute(self._sampler.with_context_rows(plan, batch))
+            step_s = time.perf_counter() - begin_s
             choice = self._sampler.choose(plan, token_ids, self.executor.logits)
         except EngineFault:
             log.exception("step failed: sequences=%d", len(plan.entries))
@@ -147,7 +160,9 @@ class Engine:
                 progress = [*filter(None, failed), *self._scheduler.advance(plan, choice.tokens)]
                 self._iterations += 1
             details = choice.details(progress)
-        self._listener(StepReport(progress, self.clock(), details))
+            faults = choice.failed
+            self._verified(plan, step_s)
+        self._listener(StepReport(progress, self.clock(), details, faults))
         return True
 
     def check_integrity(self) -> None:
@@ -162,6 +177,45 @@ class Engine:
             expired = self._scheduler.expire(now_s)
         if expired:
             self._listener(StepReport(expired, now_s))
+
+    def _draft(self) -> None:
+        """Let the drafter guess, outside the lock: it may take a while."""
+        if self._drafter is None:
+            return
+        with self._changed:
+            running = list(self._scheduler.running)
+            context_tokens = self._context_tokens()
+        try:
+            self._drafter.draft(running, context_tokens)
+        except Exception:
+            self._drop_drafter(running)
+
+    def _verified(self, plan: StepPlan, step_s: float) -> None:
+        if self._drafter is None:
+            return
+        try:
+            self._drafter.verified(plan, step_s)
+        except Exception:
+            self._drop_drafter([])
+
+    def _drop_drafter(self, running: Many[Sequence]) -> None:
+        """Go on without: drafts change no answer, so no request has to end for what is wrong with them."""
+        log.exception("drafter failed: no drafts from now on; restart the server to get them back")
+        self._drafter = None
+        for sequence in running:
+            if sequence.state is SequenceState.GENERATION and sequence.max_draft_tokens:
+                sequence.draft = []
+
+    def _context_tokens(self) -> int:
+        """How many tokens the next step computes at most for contexts, those that start with it included."""
+        scheduler, most = self._scheduler, self.config.max_num_tokens
+        tokens = sum(s.num_tokens - s.computed for s in scheduler.running if s.state is SequenceState.CONTEXT)
+        if len(scheduler.running) < self.config.max_batch_size:
+            for sequence in scheduler.queue:
+                if tokens >= most:
+                    break
+                tokens += sequence.num_tokens
+        return min(tokens, most)
 
     def _run(self) -> None:
         try:

@@ -70,6 +70,9 @@ class CpuManifest(Manifest):
 
     kind: Literal["cpu"] = "cpu"
     quantize_lm_head: bool
+    draft_vocab_size: int | None = Field(
+        default=None, gt=0, description="A draft's: how many of the tokens it can propose; None: all."
+    )
     hidden_size: int = Field(gt=0)
     num_hidden_layers: int = Field(gt=0)
     num_attention_heads: int = Field(gt=0)

@@ -1,7 +1,7 @@
 """Computing common prompts before the engine serves, so that requests which begin like them start at once.
 
-Their KV stays pinned in the cache: it is never evicted, whatever comes. Reuse is by full blocks: of a prompt of 100
-tokens and blocks of 32, the first 96 tokens are shared and the others are computed with each request.
+Their KV stays pinned in the cache: it is never evicted, whatever comes. Pinned are full blocks: of a prompt of 100
+tokens and blocks of 32, the first 96 tokens are shared for good and the others are computed with each request.
 """
 
 from __future__ import annotations

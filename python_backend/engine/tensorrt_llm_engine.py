@@ -23,6 +23,7 @@ class TensorRtLlmEngine:
     directory: Path
     version: str
     world_size: int
+    vocab_size: int | None  # not every writer says
     build_config: Mapping[str, Any]
 
     @classmethod
@@ -35,6 +36,7 @@ class TensorRtLlmEngine:
                 directory,
                 world_size=int(config["pretrained_config"]["mapping"]["world_size"]),
                 version=str(config["version"]),
+                vocab_size=config["pretrained_config"].get("vocab_size"),
                 build_config=dict(config.get("build_config", {})),
             )
         except OSError as error:
@@ -45,6 +47,11 @@ class TensorRtLlmEngine:
             if not (directory / rank_file(rank)).is_file():
                 raise SetupError(f"{directory} has no {rank_file(rank)}, of {engine.world_size} ranks")
         return engine
+
+    @property
+    def max_draft_len(self) -> int:
+        """Most draft tokens that it verifies at a time; 0: none."""
+        return int(self.build_config.get("max_draft_len") or 0)
 
     @property
     def has_paged_context(self) -> bool:

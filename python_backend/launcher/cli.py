@@ -20,7 +20,7 @@ from python_backend.launcher.companion import Companion
 from python_backend.launcher.console import ConsoleReport
 from python_backend.launcher.installation import find_installation
 from python_backend.launcher.leftovers import Leftovers
-from python_backend.launcher.model_repository import ModelRepository
+from python_backend.launcher.model_repository import ModelRepository, with_models
 from python_backend.launcher.preflight.checklist import preflight
 from python_backend.launcher.probe import Probe
 from python_backend.launcher.ranks import with_ranks
@@ -99,7 +99,7 @@ def _serve(console: Console, settings: ServeSettings, companion: Companion | Non
         run = Run.new()
         try:
             repository = ModelRepository.load(options.model_repository, options.profile, options.models)
-            options = with_ranks(options, repository)
+            options = with_ranks(with_models(options), repository)
         except SetupError as error:
             _say(console, f"# for an engine of one rank; how many there are is not known: {error}")
         changed = server_environment(installation, options, os.environ).items() - os.environ.items()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from python_backend.contract import PREPROCESSING, TENSORRT_LLM_BLS, TENSORRT_LLM_DRAFT
 from python_backend.engine.model_config import read_model_config, string_parameters
 from python_backend.errors import SetupError, did_you_mean
-from python_backend.launcher.command import MAIN_PROFILE
+from python_backend.launcher.command import MAIN_PROFILE, ServerOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,14 @@ class RepositoryModel:
         """Processes that run its Python code."""
         return self.instances if self.backend == "python" else 0
 
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """Models that it cannot do without."""
+        if self.name != TENSORRT_LLM_BLS.name:
+            return self.steps
+        named = (self.parameters.get(f"{model}_model_name", "") for model in ("tensorrt_llm", "tensorrt_llm_draft"))
+        return (PREPROCESSING.name, *filter(None, named))
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRepository:
@@ -36,10 +45,14 @@ class ModelRepository:
 
     path: Path
     models: dict[str, RepositoryModel]
+    is_whole: bool = True
+    """These are all there are."""
 
     @classmethod
     def load(cls, path: Path, profile: str, only: Collection[str] = ()) -> ModelRepository:
-        """Reads every model of ``path``, or ``only`` those named and what their ensembles need.
+        """Reads the models of ``path``, or ``only`` those named; and what they call.
+
+        A draft engine is for those who call it: with nobody to do so it is left out, unless it is named.
 
         SetupError when the folder, a model, the profile or a well-formed config.pbtxt is missing.
         """
@@ -56,7 +69,8 @@ class ModelRepository:
                 f"{did_you_mean(profile, profiles)}"
             )
         models = {directory.name: _read(directory, profile) for directory in found}
-        return cls(path, models if not only else _closure(models, only))
+        chosen = _closure(models, only or [name for name in models if name != TENSORRT_LLM_DRAFT.name])
+        return cls(path, chosen, is_whole=len(chosen) == len(models))
 
     @property
     def stubs(self) -> int:
@@ -71,6 +85,17 @@ class ModelRepository:
     def resolve(self, value: str) -> Path:
         """A path of a config.pbtxt: relative ones start at the folder that holds the repository."""
         return self.path.absolute().parent / value
+
+
+def with_models(options: ServerOptions) -> ServerOptions:
+    """``options`` that name the models to load, where those are not all that the repository holds.
+
+    Raises SetupError as ``ModelRepository.load`` does.
+    """
+    if not (options.model_repository / TENSORRT_LLM_DRAFT.name).is_dir():
+        return options
+    repository = ModelRepository.load(options.model_repository, options.profile, options.models)
+    return options if repository.is_whole else replace(options, models=tuple(repository.models))
 
 
 def _read(directory: Path, profile: str) -> RepositoryModel:
@@ -98,5 +123,5 @@ def _closure(models: dict[str, RepositoryModel], names: Iterable[str]) -> dict[s
             raise SetupError(f"the models are {', '.join(models)}, not {name!r}{did_you_mean(name, models)}")
         if name not in chosen:
             chosen[name] = models[name]
-            waiting.extend(models[name].steps)
+            waiting.extend(models[name].calls)
     return chosen

@@ -15,6 +15,7 @@ from types import TracebackType
 from python_backend.errors import SetupError
 from python_backend.launcher.command import ServerOptions, rank_prefix, server_command, server_environment
 from python_backend.launcher.installation import ServerInstallation, find_installation
+from python_backend.launcher.model_repository import with_models
 from python_backend.launcher.own_http import open_url
 from python_backend.launcher.parent_death import die_with_parent
 from python_backend.launcher.process import command_lines
@@ -57,17 +58,17 @@ class TritonServer:
     @property
     def http_url(self) -> str:
         """Such as ``http://127.0.0.1:8000``."""
-        return f"http://{self._reachable_host}:{self.options.ports.http}"
+        return f"http://{self.options.reachable_host}:{self.options.ports.http}"
 
     @property
     def grpc_url(self) -> str:
         """Such as ``127.0.0.1:8001``: gRPC clients want no scheme."""
-        return f"{self._reachable_host}:{self.options.ports.grpc}"
+        return f"{self.options.reachable_host}:{self.options.ports.grpc}"
 
     @property
     def metrics_url(self) -> str:
         """Such as ``http://127.0.0.1:8002/metrics``."""
-        return f"http://{self._reachable_host}:{self.options.ports.metrics}/metrics"
+        return f"http://{self.options.reachable_host}:{self.options.ports.metrics}/metrics"
 
     @property
     def log_path(self) -> Path:
@@ -83,6 +84,7 @@ class TritonServer:
     def start(self) -> None:
         """Starts the process; it becomes ready later. SetupError when a port is taken or the process cannot begin."""
         assert self._process is None, "a TritonServer starts once"
+        self.options = with_models(self.options)
         # Else another server on the same port would look like this one, ready at once.
         if taken := list(self.options.ports.taken(self.options.host)):
             raise SetupError("; ".join(taken) + ". Stop what holds it, or choose other ports.")
@@ -192,10 +194,6 @@ class TritonServer:
             if pid != self.pid and any(argument.endswith(mark) for argument in arguments)
         ]
         return leaders or [self.pid]
-
-    @property
-    def _reachable_host(self) -> str:
-        return "127.0.0.1" if self.options.host == "0.0.0.0" else self.options.host
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -18,7 +18,17 @@ def block_hash(sequence: Sequence, index: int, tokens_per_block: int) -> bytes:
     hashes = sequence.block_hashes
     while len(hashes) <= index:
         start = len(hashes) * tokens_per_block
-        parent = hashes[-1] if hashes else blake2b(sequence.cache_salt, digest_size=HASH_BYTES).digest()
+        parent = hashes[-1] if hashes else _root(sequence)
         tokens = sequence.tokens(start, start + tokens_per_block).tobytes()
         hashes.append(blake2b(parent + tokens, digest_size=HASH_BYTES).digest())
     return hashes[index]
+
+
+def hash_before(sequence: Sequence, index: int, tokens_per_block: int) -> bytes:
+    """Hash of the full block before the one at `index`; that of the cache salt before the first one."""
+    return block_hash(sequence, index - 1, tokens_per_block) if index else _root(sequence)
+
+
+def _root(sequence: Sequence) -> bytes:
+    """Made in another way than a block's: no salt can be chosen that stands for a block."""
+    return blake2b(sequence.cache_salt, digest_size=HASH_BYTES, person=b"cache salt").digest()

@@ -7,7 +7,8 @@ It knows block numbers and tokens, not the memory behind them. A block is always
     referenced  in the block table of one or more sequences, or pinned
 
 Only full blocks whose KV has been computed are ever shared, and nobody writes to those. A block is found by
-its hash (block_hash.py). Which cached block is evicted first is eviction_order.py's business.
+its hash (block_hash.py). The last block of a sequence, filled in part, is cached too once it is let go, for one other
+sequence to go on in it (partial_blocks.py). Which cached block is evicted first is eviction_order.py's business.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from python_backend.errors import EngineFault, SetupError
-from python_backend.scheduling.block_hash import block_hash
+from python_backend.scheduling.block_hash import block_hash, hash_before
 from python_backend.scheduling.eviction_order import EvictionOrder
+from python_backend.scheduling.partial_blocks import PartialBlocks
 from python_backend.scheduling.sequence import Sequence
 
 
 class Match(NamedTuple):
     """Blocks that hold the leading tokens of a sequence already. Valid until the block manager changes."""
 
-    blocks: list[int]
+    blocks: list[int]  #: the last one may be filled in part
     referenced: int  #: how many of them somebody holds; the others count as available until attached
+    tokens: int  #: how many of the sequence's tokens they hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,18 @@ class BlockStatistics:
     tokens_per: int
     cached: int
     pinned: int  #: of those used: kept for good, whether or not a sequence holds them
-    reused_total: int
+    reused_total: int  #: also those of which some tokens were reused, as TensorRT-LLM counts
     allocated_total: int
     evicted_total: int
 
 
 class BlockManager:
-    """Hands out the blocks of a KV cache of fixed size. Operations cost O(log blocks) for each block they touch."""
+    """Hands out the blocks of a KV cache of fixed size. Operations cost O(log blocks) for each block they touch.
 
-    def __init__(self, num_blocks: int, tokens_per_block: int) -> None:
+    With `enable_partial_reuse`, `release` also offers the last block of the sequence, as far as it is computed.
+    """
+
+    def __init__(self, num_blocks: int, tokens_per_block: int, *, enable_partial_reuse: bool = False) -> None:
         if num_blocks < 1 or tokens_per_block < 1:
             raise SetupError(
                 f"a KV cache of {num_blocks} blocks of {tokens_per_block} tokens was asked for; "
@@ -58,6 +64,8 @@ class BlockManager:
         self.tokens_per_block = tokens_per_block
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached = EvictionOrder()
+        self._partial = PartialBlocks(tokens_per_block)  # those cached that are not full
+        self._enable_partial_reuse = enable_partial_reuse
         self._pinned: set[int] = set()  # a pin is one reference that nobody gives back
         self._references = [0] * num_blocks
         self._block_of_hash: dict[bytes, int] = {}
@@ -103,13 +111,19 @@ class BlockManager:
         """
         blocks: list[int] = []
         referenced = 0
-        for index in range((sequence.num_tokens - 1) // self.tokens_per_block):
+        most = sequence.num_tokens - 1
+        for index in range(most // self.tokens_per_block):
             block = self._find(sequence, index)
             if block is None:
                 break
             blocks.append(block)
             referenced += self._references[block] > 0
-        return Match(blocks, referenced)
+        tokens = len(blocks) * self.tokens_per_block
+        following = tuple(sequence.tokens(tokens, min(tokens + self.tokens_per_block, most)).tolist())
+        partial = self._partial.find(hash_before(sequence, len(blocks), self.tokens_per_block), following)
+        if partial is None:
+            return Match(blocks, referenced, tokens)
+        return Match([*blocks, partial[0]], referenced, tokens + partial[1])
 
     def attach(self, sequence: Sequence, match: Match) -> None:
         """Start the empty block table with the matched blocks; their tokens count as computed."""
@@ -118,9 +132,10 @@ class BlockManager:
             self._hold(block)
             self._retain(block, sequence, index)
         sequence.block_table.extend(match.blocks)
-        sequence.committed_blocks = len(match.blocks)
-        sequence.computed = len(match.blocks) * self.tokens_per_block
+        sequence.committed_blocks = match.tokens // self.tokens_per_block
+        sequence.computed = match.tokens
         sequence.reused_blocks += len(match.blocks)
+        sequence.reused_tokens += match.tokens
         self._reused_total += len(match.blocks)
 
     def grow(self, sequence: Sequence, tokens: int) -> None:
@@ -172,7 +187,13 @@ class BlockManager:
             self._drop(sequence.block_table.pop())
 
     def release(self, sequence: Sequence) -> None:
-        """Give back all blocks. Offered ones stay reusable until evicted, deep ones before shallow ones."""
+        """Give back all blocks. Offered ones stay reusable until evicted, deep ones before shallow ones.
+
+        With `enable_partial_reuse`, the block that it has filled in part is offered now: the tokens below `computed`
+        have to be final, and their KV right.
+        """
+        if self._enable_partial_reuse:
+            self._offer_partial(sequence)
         for block in reversed(sequence.block_table):
             self._drop(block)
         del sequence.block_table[:]
@@ -187,12 +208,22 @@ class BlockManager:
         held = Counter(block for s in sequences for block in s.block_table)
         held.update(self._pinned)
         self._check_partition(held)
-        self._cached.check_integrity(set(self._hash_of_block))
+        self._partial.check_integrity()
+        self._cached.check_integrity(self._free)
         for sequence in sequences:
             self._check_table(sequence)
 
     def _find(self, sequence: Sequence, index: int) -> int | None:
         return self._block_of_hash.get(block_hash(sequence, index, self.tokens_per_block))
+
+    def _offer_partial(self, sequence: Sequence) -> None:
+        index, filled = divmod(sequence.computed, self.tokens_per_block)
+        if filled:
+            block = sequence.block_table[index]
+            before = hash_before(sequence, index, self.tokens_per_block)
+            tokens = sequence.tokens(sequence.computed - filled, sequence.computed)
+            self._partial.add(block, before, tuple(tokens.tolist()))
+            self._retain(block, sequence, index)
 
     def _retain(self, block: int, sequence: Sequence, index: int) -> None:
         if sequence.retention is None:
@@ -204,6 +235,7 @@ class BlockManager:
     def _hold(self, block: int) -> None:
         if self._references[block] == 0:
             self._cached.remove(block)
+            self._partial.discard(block)
         self._references[block] += 1
 
     def _take(self) -> int:
@@ -211,7 +243,8 @@ class BlockManager:
             block = self._free.pop()
         else:
             block = self._cached.pop()
-            del self._block_of_hash[self._hash_of_block.pop(block)]
+            if not self._partial.discard(block):
+                del self._block_of_hash[self._hash_of_block.pop(block)]
             self._evicted_total += 1
         self._references[block] = 1
         return block
@@ -219,9 +252,10 @@ class BlockManager:
     def _drop(self, block: int) -> None:
         self._references[block] -= 1
         if self._references[block] == 0:
-            if block in self._hash_of_block:
+            if block in self._hash_of_block or block in self._partial:
                 self._cached.add(block)
             else:
+                self._cached.forget(block)
                 self._free.append(block)
 
     def _check_partition(self, held: Counter[int]) -> None:
@@ -238,11 +272,11 @@ class BlockManager:
             raise EngineFault(
                 f"{len(self._block_of_hash)} hashes and {len(self._hash_of_block)} hashed blocks do not agree"
             )
-        hashed = self._hash_of_block.keys()
+        hashed, partial = self._hash_of_block.keys(), set(self._partial)
         kept = self._pinned.union(self._cached)
-        if not hashed >= kept or not hashed.isdisjoint(self._free):
+        if kept - hashed != partial or not hashed.isdisjoint(self._free):
             raise EngineFault(
-                f"cached or pinned blocks without hash: {sorted(kept - hashed)}; "
+                f"cached or pinned blocks without hash: {sorted(kept - hashed)}, partly filled: {sorted(partial)}; "
                 f"free blocks with hash: {sorted(hashed & set(self._free))}"
             )
 

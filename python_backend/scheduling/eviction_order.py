@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 
 from python_backend.errors import EngineFault
@@ -53,19 +53,24 @@ class EvictionOrder:
         block = self._order.peek()
         assert block is not None, "no block can be evicted"
         self.remove(block)
-        self._retention.pop(block, None)
+        self.forget(block)
         return block
 
-    def check_integrity(self, hashed: set[int]) -> None:
-        """Raises EngineFault where redundant state disagrees; `hashed` are the blocks whose tokens are known."""
+    def forget(self, block: int) -> None:
+        """The block, not here any more, holds nothing of value: how it was to be kept is over."""
+        self._retention.pop(block, None)
+
+    def check_integrity(self, free: Iterable[int]) -> None:
+        """Raises EngineFault where redundant state disagrees; `free` are the blocks that hold nothing of value."""
         timed = {block for block in self if self._retention.get(block, _DEFAULT).duration_ms is not None}
         if set(self._ends) != timed:
             raise EngineFault(f"priorities of blocks {sorted(timed ^ set(self._ends))} do not end as they should")
         wrong = [block for block in self if self._order.key_of(block)[0] != self._priority_of(block)]
-        if wrong or not self._retention.keys() <= hashed:
+        without_value = self._retention.keys() & set(free)
+        if wrong or without_value:
             raise EngineFault(
-                f"blocks {wrong} stand at other priorities than theirs; blocks "
-                f"{sorted(self._retention.keys() - hashed)} have one, but no known tokens"
+                f"blocks {wrong} stand at other priorities than theirs; blocks {sorted(without_value)} have one, "
+                "but are free"
             )
 
     def _place(self, block: int, tick: int) -> None:

@@ -169,13 +169,17 @@ class Scheduler:
         self._in_flight = False
 
     def _extend(self, entry: StepEntry, rows: list[int]) -> Progress:
-        """Verify the draft, append what is accepted, and roll back or finish."""
+        """Verify the draft, append what is accepted, and roll back or finish.
+
+        One that ends after its draft ends here even if budget or blocks left no room to verify all of it.
+        """
         sequence, draft = entry.sequence, entry.draft
         accepted = 0
         while accepted < len(draft) and rows[accepted] == draft[accepted]:
             accepted += 1
         new = rows[: accepted + 1]
-        reason = FinishReason.LENGTH if len(new) == sequence.remaining_tokens else None
+        ends = sequence.ends_after_draft or len(new) == sequence.remaining_tokens
+        reason = FinishReason.LENGTH if ends else None
         if sequence.end_id in new:
             new, reason = new[: new.index(sequence.end_id) + 1], FinishReason.STOP
         sequence.output.extend(new)

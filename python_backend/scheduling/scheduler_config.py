@@ -33,11 +33,18 @@ class SchedulerConfig:
     """Spread a context over several steps where max_num_tokens asks for it."""
     enable_kv_cache_reuse: bool = True
     """Share the blocks of equal prefixes, also with requests that have finished."""
+    enable_partial_reuse: bool = True
+    """With enable_kv_cache_reuse: go on in the last block of another request, filled in part, once that is done."""
     max_queue_size: int = 0
     """New requests that may wait; 0 means no limit."""
     max_queue_size_per_tenant: int = 0
     """New requests of one tenant that may wait; 0 means no limit but max_queue_size."""
     urgency: Urgency = field(default_factory=Urgency)
+
+    @property
+    def reuses_partial_blocks(self) -> bool:
+        """What both switches come to."""
+        return self.enable_kv_cache_reuse and self.enable_partial_reuse
 
     def __post_init__(self) -> None:
         for name, least in (

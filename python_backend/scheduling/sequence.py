@@ -74,6 +74,10 @@ class Sequence:
     """When to give it up, on the clock of whoever passes time in."""
     sampling: object | None = None
     """For whoever chooses the tokens; nothing here looks at it."""
+    ends_after_draft: bool = False
+    """The step that verifies its draft is its last, as for a request of TensorRT-LLM with draft tokens."""
+    max_draft_tokens: int = 0
+    """Most draft tokens that a drafter inside the engine may set at a time."""
 
     draft: list[int] = field(default_factory=list)
     """Guesses for the tokens that follow the newest one. The next step that samples consumes them."""
@@ -93,6 +97,9 @@ class Sequence:
     """Number of leading blocks that were offered for reuse, or came from it."""
 
     reused_blocks: int = 0
+    """Blocks that it started with, whenever it started or went on; also one of which it reused some tokens."""
+    reused_tokens: int = 0
+    """Tokens whose KV those blocks held for it."""
     allocated_blocks: int = 0
     draft_tokens: int = 0
     accepted_draft_tokens: int = 0

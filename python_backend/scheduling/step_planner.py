@@ -72,8 +72,8 @@ class StepPlanner:
             if sequence is None:
                 return
             reuse = self._config.enable_kv_cache_reuse and sequence.reads_cache
-            match = self._blocks.match(sequence) if reuse else Match([], 0)
-            missing = sequence.num_tokens - len(match.blocks) * self._blocks.tokens_per_block
+            match = self._blocks.match(sequence) if reuse else Match([], 0, 0)
+            missing = sequence.num_tokens - match.tokens
             if missing > self._budget and not self._config.enable_chunked_context:
                 return
             if promised + self._horizon(sequence) - match.referenced > self._blocks.available:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ from python_backend.engine.sampling import TokenDetails
 from python_backend.scheduling.sequence import FinishReason, Sequence
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.stop_criteria import StoppingDetokenizer
-from python_backend.triton.generation_request import GenerationRequest
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -25,6 +24,23 @@ _FINISH_REASONS = {
     FinishReason.CANCELLED: "cancelled",
     FinishReason.TIMED_OUT: "cancelled",  # what there is, as if the client had left then: see deadline.py
 }
+
+
+class Form(Protocol):
+    """How an answer is to look; a GenerationRequest is one."""
+
+    @property
+    def prompt(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def streaming(self) -> bool: ...
+    @property
+    def exclude_input_in_output(self) -> bool: ...
+    @property
+    def return_num_input_tokens(self) -> bool: ...
+    @property
+    def return_num_output_tokens(self) -> bool: ...
+    @property
+    def return_perf_metrics(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -45,7 +61,7 @@ class Answer:
     ``detokenizer`` is None when nobody asked for text and no stop word has to be found.
     """
 
-    request: GenerationRequest
+    request: Form
     sequence: Sequence
     outputs: Collection[str]  # names of the outputs that the client asked for
     detokenizer: Detokenizer | StoppingDetokenizer | None

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from python_backend.engine.guided import Guide
-from python_backend.engine.sampling import SamplingParameters
+from python_backend.engine.sampling import DraftAcceptance, SamplingParameters
 from python_backend.errors import InvalidRequest, Unsupported
 from python_backend.scheduling.retention import KvRetention
+from python_backend.triton.draft_request import draft_acceptance, draft_tokens, num_draft_tokens
 from python_backend.triton.request_row import Row, Tensors
 from python_backend.triton.sampling_request import sampling_parameters, word_list
 
@@ -27,6 +28,7 @@ class Limits:
     max_seq_len: int
     max_return_sequences: int
     streaming: bool  # the model is decoupled
+    max_draft_len: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +39,15 @@ class GenerationRequest:
     max_tokens: int
     end_id: int | None
     priority: float
+    tenant: str
     sampling: SamplingParameters | None  # None: plain greedy
     num_return_sequences: int
     stop_words: tuple[tuple[int, ...], ...]
     guide: Guide | None
     retention: KvRetention | None
+    draft: tuple[int, ...]  # guesses at the first tokens; with any, the request ends once they are verified
+    draft_acceptance: DraftAcceptance | None
+    num_draft_tokens: int  # most that the engine may draft for itself at a time
     streaming: bool
     exclude_input_in_output: bool
     return_num_input_tokens: bool
@@ -91,19 +97,26 @@ def _parse_row(row: Row, limits: Limits, exclude_input: bool) -> GenerationReque
     if priority is not None and not 0 <= priority <= 1:
         raise InvalidRequest(f"priority is {priority:g}; it lies between 0 and 1.")
     end_id = row.integer("end_id")
+    draft = draft_tokens(row, vocab_size=limits.vocab_size, max_draft_len=limits.max_draft_len)
+    own_draft = num_draft_tokens(row, draft, max_draft_len=limits.max_draft_len)
     sampling = sampling_parameters(row, vocab_size=limits.vocab_size, tokenizer_vocab_size=limits.tokenizer_vocab_size)
     if sampling is not None:
-        _check_logits_size(sampling, prompt.size, 1 if streaming else max_tokens, limits.vocab_size)
+        a_step = min(1 + len(draft) + own_draft, max_tokens)
+        _check_logits_size(sampling, prompt.size, a_step if streaming or draft else max_tokens, limits.vocab_size)
     return GenerationRequest(
         prompt=prompt,
         max_tokens=max_tokens,
         end_id=None if end_id is None or end_id < 0 else end_id,
         priority=0.5 if priority is None else priority,
+        tenant=row.text("tenant") or "",
         sampling=sampling,
-        num_return_sequences=_num_return_sequences(row, limits),
+        num_return_sequences=_num_return_sequences(row, limits, draft),
         stop_words=tuple(word_list(row, "stop_words_list", limits.vocab_size)),
         guide=Guide.parse(row.text("guided_decoding_guide_type"), row.text("guided_decoding_guide")),
         retention=_retention(row),
+        draft=draft,
+        draft_acceptance=draft_acceptance(row, draft, vocab_size=limits.vocab_size),
+        num_draft_tokens=own_draft,
         streaming=streaming,
         exclude_input_in_output=row.flag("exclude_input_in_output", default=exclude_input),
         return_num_input_tokens=row.flag("return_num_input_tokens"),
@@ -136,7 +149,7 @@ def _prompt(row: Row, limits: Limits) -> npt.NDArray[np.int64]:
     return prompt
 
 
-def _num_return_sequences(row: Row, limits: Limits) -> int:
+def _num_return_sequences(row: Row, limits: Limits, draft: tuple[int, ...]) -> int:
     count = row.integer("num_return_sequences")
     if count is None or count == 1:
         return 1
@@ -149,6 +162,11 @@ def _num_return_sequences(row: Row, limits: Limits) -> int:
         raise Unsupported(
             f"num_return_sequences is {count}; a model that is not decoupled answers with one sequence. "
             "Leave it out, or serve the profile whose model_transaction_policy is decoupled."
+        )
+    if draft:
+        raise Unsupported(
+            f"num_return_sequences is {count}, but the draft in draft_input_ids continues one sequence. "
+            "Leave one of them out."
         )
     return count
 
@@ -182,7 +200,6 @@ def _check_logits_size(
 #: What the CPU engine does not do, and the tensors that ask for it.
 _UNAVAILABLE = {
     "beam search": ("beam_width",),
-    "draft tokens from outside": ("draft_input_ids", "draft_logits", "draft_acceptance_threshold"),
     "encoder": (
         "encoder_input_features", "encoder_output_lengths", "cross_attention_mask", "skip_cross_attn_blocks",
     ),

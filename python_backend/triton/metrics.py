@@ -14,6 +14,7 @@ from python_backend.engine.engine import EngineStatistics
 from python_backend.metrics import (
     BATCHER,
     COUNTERS,
+    DRAFTING,
     GAUGES,
     GENERAL,
     HISTOGRAMS,
@@ -55,7 +56,7 @@ class MetricsPublisher:
 
 
 def _gauges(statistics: EngineStatistics) -> dict[tuple[Metric, str], float]:
-    requests, blocks = statistics.requests, statistics.blocks
+    requests, blocks, drafts = statistics.requests, statistics.blocks, statistics.drafts
     return {
         (REQUESTS, "active"): requests.active,
         (REQUESTS, "max"): requests.max,
@@ -77,4 +78,7 @@ def _gauges(statistics: EngineStatistics) -> dict[tuple[Metric, str], float]:
         (BATCHER, "paused_requests"): requests.paused,
         (GENERAL, "timestamp"): time.time(),
         (GENERAL, "iteration_counter"): statistics.iterations,
+        (DRAFTING, "acceptance_rate"): drafts.acceptance_rate,
+        (DRAFTING, "draft_length"): drafts.draft_length,
+        (DRAFTING, "speedup"): drafts.speedup,
     }

@@ -11,8 +11,10 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
+from python_backend.errors import InvalidRequest
 from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.tokenizer import Tokenizer
 from python_backend.triton.failure import error_response
@@ -39,6 +41,7 @@ class TritonPythonModel:
         try:
             inputs = read_inputs(request)
             tokens, lengths = inputs["TOKENS_BATCH"], inputs["SEQUENCE_LENGTH"]
+            _check_lengths(tokens, lengths)
             texts = [
                 [
                     self._text(request.request_id(), beam, ids[:length])
@@ -61,3 +64,17 @@ class TritonPythonModel:
         if len(self._open) > self._settings.max_open_streams:
             self._open.popitem(last=False)
         return text.encode()
+
+
+def _check_lengths(tokens: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> None:
+    """Raises InvalidRequest unless each beam has one length, and that many tokens."""
+    if tokens.shape[:2] != lengths.shape:
+        raise InvalidRequest(
+            f"TOKENS_BATCH has shape {list(tokens.shape)} and SEQUENCE_LENGTH {list(lengths.shape)}; "
+            "send one length for each beam."
+        )
+    wrong = lengths[(lengths < 0) | (lengths > tokens.shape[2])]
+    if wrong.size:
+        raise InvalidRequest(
+            f"SEQUENCE_LENGTH holds {wrong[0]}; it lies between 0 and {tokens.shape[2]}, the tokens of each beam."
+        )

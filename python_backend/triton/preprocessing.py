@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from python_backend.contract import ENSEMBLE
+from python_backend.contract import ENSEMBLE, PREPROCESSING
 from python_backend.errors import InvalidRequest
 from python_backend.text.chat_request import ChatRequest
 from python_backend.text.chat_template import ChatTemplate
@@ -19,7 +19,7 @@ from python_backend.triton.failure import error_response
 from python_backend.triton.logs import log_to_stderr
 from python_backend.triton.request_parameters import refuse_unknown
 from python_backend.triton.settings import PreprocessingSettings
-from python_backend.triton.tensors import read_inputs
+from python_backend.triton.tensors import check_required, read_inputs
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -41,7 +41,9 @@ class TritonPythonModel:
     def _respond(self, request: Any) -> Any:
         try:
             refuse_unknown(request, ENSEMBLE)
-            arrays = self._tokenize(read_inputs(request))
+            inputs = read_inputs(request)
+            check_required(inputs, PREPROCESSING)
+            arrays = self._tokenize(inputs)
         except Exception as error:
             # Also what nobody foresaw must fail this request alone, and without a traceback to its client.
             return error_response(error, request.request_id())

@@ -63,13 +63,10 @@ class Reply:
 class Sender:
     """Sends what the engine reports. ``cancel`` frees a sequence whose client has left."""
 
-    def __init__(
-        self, recorder: Recorder, cancel: Callable[[Sequence], bool], *, poll_period_s: float, tokens_per_block: int
-    ) -> None:
+    def __init__(self, recorder: Recorder, cancel: Callable[[Sequence], bool], *, poll_period_s: float) -> None:
         self._recorder = recorder
         self._cancel = cancel
         self._poll_period_s = poll_period_s
-        self._tokens_per_block = tokens_per_block
         self._changed = threading.Condition()  # guards all below and the pending tokens of streams
         self._streams: dict[Sequence, tuple[Stream, Reply]] = {}
         self._due: deque[Stream] = deque()
@@ -88,7 +85,6 @@ class Sender:
         with self._changed:
             stream.refusal = error
             stream.finish = FinishReason.ERROR
-            self._recorder.count(FINISHED, "rejected")
             self._queue(stream)
             self._changed.notify()
 
@@ -102,7 +98,9 @@ class Sender:
         with self._changed:
             for sequence, tokens, finish in report.progress:
                 if sequence in self._streams:
-                    self._note(self._streams[sequence][0], tokens, report.details.get(sequence), finish, report.at_s)
+                    stream = self._streams[sequence][0]
+                    stream.fault = report.faults.get(sequence)
+                    self._note(stream, tokens, report.details.get(sequence), finish, report.at_s)
             self._changed.notify()
 
     def end(self, sequence: Sequence, finish: FinishReason) -> None:
@@ -134,19 +132,12 @@ class Sender:
                 self._recorder.observe(TTFT, at_s - sequence.arrival_s)
                 self._recorder.observe(QUEUE_TIME, (sequence.first_scheduled_s or at_s) - sequence.arrival_s)
                 self._recorder.count(TOKENS, "prompt", sequence.prompt_tokens)
-                self._recorder.count(TOKENS, "reused", sequence.reused_blocks * self._tokens_per_block)
+                self._recorder.count(TOKENS, "reused", sequence.reused_tokens)
             else:
                 # Tokens of one step (accepted drafts) share its duration.
                 for _ in tokens:
                     self._recorder.observe(ITL, (at_s - previous_s) / len(tokens))
-        if finish is not None:
-            self._count_finished(stream, finish)
         self._queue(stream)
-
-    def _count_finished(self, stream: Stream, finish: FinishReason) -> None:
-        shown = FinishReason.CANCELLED if finish is FinishReason.TIMED_OUT else finish
-        self._recorder.count(FINISHED, shown.value)
-        self._recorder.observe(OUTPUT_LENGTH, len(stream.sequence.output))
 
     def _queue(self, stream: Stream) -> None:
         if stream.is_due and not stream.queued:
@@ -179,11 +170,8 @@ class Sender:
             stream.queued = False
             pending = stream.take()
             if stream.sequence not in self._streams:
-                return None  # given up after a failed send
-            reply = self._streams[stream.sequence][1]
-            if pending.finish is not None:
-                del self._streams[stream.sequence]
-            return stream, reply, pending
+                return None  # it ended before this came: with a stop word, or a failed send
+            return stream, self._streams[stream.sequence][1], pending
 
     def _send(self, stream: Stream, reply: Reply, pending: Pending) -> None:
         answer = stream.answer
@@ -191,37 +179,35 @@ class Sender:
             answer.add(pending)
             if not answer.is_due:
                 return
-            ends, response = answer.finish is not None, self._response(stream, reply)
+            finish, response = answer.finish, self._response(stream, reply)
         except Exception as error:
             # One answer that cannot be written never hurts another: it ends with the error.
-            ends, response = True, error_response(error, reply.request_id)
-            self._give_up(stream)
-        if ends and pending.finish is None:
-            self._stop(stream)
+            finish, response = FinishReason.ERROR, error_response(error, reply.request_id)
+        if finish is not None:
+            self._end(stream, finish)
         try:
-            reply.send(response, ends=ends)
+            reply.send(response, ends=finish is not None)
         except Exception:
             # Whatever Triton makes of a client that vanished mid-send, the other streams go on.
             log.exception("send failed: request_id=%s", reply.request_id)
-            self._give_up(stream)
+            self._end(stream, FinishReason.ERROR)
 
-    def _stop(self, stream: Stream) -> None:
-        """A stop word has ended the answer while the engine still worked on it."""
+    def _end(self, stream: Stream, finish: FinishReason) -> None:
+        """The answer is over, as its client is told; the engine may still work on it (a stop word, a failed send)."""
         self._cancel(stream.sequence)
         with self._changed:
-            if self._streams.pop(stream.sequence, None) and stream.finish is None:
-                self._count_finished(stream, FinishReason.STOP)
-
-    def _give_up(self, stream: Stream) -> None:
-        self._cancel(stream.sequence)
-        with self._changed:
-            if self._streams.pop(stream.sequence, None):
-                self._recorder.count(FINISHED, FinishReason.ERROR.value)
+            if self._streams.pop(stream.sequence, None) is None:
+                return
+        if stream.refusal is not None:
+            self._recorder.count(FINISHED, "rejected")
+        else:
+            self._recorder.count(FINISHED, finish.value)
+            self._recorder.observe(OUTPUT_LENGTH, len(stream.sequence.output))
 
     def _response(self, stream: Stream, reply: Reply) -> Any | None:
         finish = stream.answer.finish
         if finish is FinishReason.ERROR:
-            error = stream.refusal or EngineFault("the engine failed while it served this request")
+            error = stream.refusal or stream.fault or EngineFault("the engine failed while it served this request")
             return error_response(error, reply.request_id)
         if finish is FinishReason.TIMED_OUT and not stream.sequence.output:
             return error_response(timeout_error(stream.sequence), reply.request_id)

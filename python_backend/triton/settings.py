@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from python_backend.contract import TENSORRT_LLM_DRAFT
 from python_backend.engine.execution_mode import ExecutionMode
 from python_backend.engine.manifest import ENGINE_DIR_VARIABLE
 from python_backend.errors import SetupError, did_you_mean
@@ -38,7 +40,7 @@ class ModelSettings(BaseModel):
     """Base of the settings of one model; a subclass has one field per parameter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    files: ClassVar[tuple[str, ...]] = ()  # parameters that name a file, or none
+    files: ClassVar[tuple[str, ...]] = ()  # parameters that name a file or a folder, or none
     engine_dirs: ClassVar[tuple[str, ...]] = ()  # parameters that name the engine's folder; ENGINE_DIR_VARIABLE wins
 
     @classmethod
@@ -58,7 +60,8 @@ class ModelSettings(BaseModel):
                 )
         base = Path(args["model_repository"]).resolve().parents[1]
         for key in cls.engine_dirs:
-            override = os.environ.get(ENGINE_DIR_VARIABLE)
+            # The variable names what is served; a draft is chosen in its own config.pbtxt.
+            override = None if args["model_name"] == TENSORRT_LLM_DRAFT.name else os.environ.get(ENGINE_DIR_VARIABLE)
             if override:
                 log.info("%s: %s=%s (from %s)", args["model_name"], key, override, ENGINE_DIR_VARIABLE)
             values[key] = str(base / (override or values.get(key, "")))
@@ -70,9 +73,8 @@ class ModelSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise SetupError(
-                f'{args["model_name"]}: parameter "{name}" of config.pbtxt is {first["input"]!r}: {first["msg"]}'
-            ) from error
+            value = f'parameter "{name}" of config.pbtxt is {first["input"]!r}' if name else "config.pbtxt"
+            raise SetupError(f"{args['model_name']}: {value}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 class PreprocessingSettings(ModelSettings):
@@ -92,11 +94,55 @@ class PostprocessingSettings(ModelSettings):
     max_open_streams: Count = 4096
 
 
+class Drafting(Enum):
+    """Where `tensorrt_llm_bls` gets draft tokens from."""
+
+    NONE = "none"
+    NGRAM = "ngram"
+    DRAFT_MODEL = "draft_model"
+    ENGINE = "engine"
+
+    @property
+    def is_in_engine(self) -> bool:
+        """No draft comes from outside the target."""
+        return self in (Drafting.NONE, Drafting.ENGINE)
+
+
+class BlsSettings(ModelSettings):
+    """Parameters of ``tensorrt_llm_bls``."""
+
+    engine_dirs = ("tokenizer_dir",)
+    tokenizer_dir: Path
+    tensorrt_llm_model_name: str = "tensorrt_llm"
+    tensorrt_llm_draft_model_name: str = ""
+    target_backend: Literal["tensorrtllm", "python"] = "tensorrtllm"
+    drafter: Drafting = Drafting.NONE
+    num_draft_tokens: Annotated[int, Field(ge=0)] = 0
+    max_draft_len: Annotated[int, Field(ge=0)] = 0
+    exclude_input_in_output: Flag = False
+    skip_special_tokens: Flag = True
+    accumulate_tokens: Flag = False
+    max_concurrent_requests: Count = 256
+    cancellation_check_period_ms: Count = 100
+
+    @model_validator(mode="after")
+    def _agrees(self) -> BlsSettings:
+        if self.drafter is Drafting.ENGINE and self.target_backend != "python":
+            raise ValueError('drafter "engine" needs target_backend "python": TensorRT-LLM drafts nothing by itself')
+        if (self.drafter is Drafting.DRAFT_MODEL) != bool(self.tensorrt_llm_draft_model_name):
+            raise ValueError('drafter "draft_model" and tensorrt_llm_draft_model_name go together: set both or none')
+        if self.num_draft_tokens > self.max_draft_len:
+            raise ValueError(f"num_draft_tokens is {self.num_draft_tokens}, above max_draft_len {self.max_draft_len}")
+        if (self.drafter is Drafting.NONE) != (self.max_draft_len == 0):
+            raise ValueError('max_draft_len is 0 when drafter is "none", and above 0 otherwise')
+        return self
+
+
 class CpuEngineSettings(ModelSettings):
     """Parameters of ``tensorrt_llm`` in the profiles that run the CPU engine."""
 
     engine_dirs = ("gpt_model_path", "tokenizer_dir")
-    files = ("prewarm_file",)
+    files = ("prewarm_file", "draft_engine_dir")
     gpt_model_path: Path
     tokenizer_dir: Path
     exclude_input_in_output: Flag = False
@@ -106,11 +152,23 @@ class CpuEngineSettings(ModelSettings):
     max_num_tokens: Count = 512
     enable_chunked_context: Flag = True
     max_queue_size: Annotated[int, Field(ge=0)] = 0
+    max_queue_size_per_tenant: Annotated[int, Field(ge=0)] = 0
     max_tokens_in_paged_kv_cache: Count = 16384
     enable_kv_cache_reuse: Flag = True
+    enable_partial_reuse: Flag = True
     prewarm_file: OptionalPath = None
     add_special_tokens: Flag = True
+    max_draft_len: Annotated[int, Field(ge=0)] = 16
+    drafter: Literal["none", "ngram", "draft_model"] = "none"
+    draft_engine_dir: OptionalPath = None
+    max_tokens_in_draft_kv_cache: Count = 8192
     execution_mode: ExecutionMode = ExecutionMode.FAST
     num_threads: Annotated[int, Field(ge=0)] = 0
     cancellation_check_period_ms: Count = 100
     stats_check_period_ms: Count = 100
+
+    @model_validator(mode="after")
+    def _names_the_draft(self) -> CpuEngineSettings:
+        if self.drafter == "draft_model" and self.draft_engine_dir is None:
+            raise ValueError('drafter "draft_model" needs draft_engine_dir, the folder of its engine')
+        return self

@@ -24,6 +24,7 @@ class Stream:
     details: list[TokenDetails] = field(default_factory=list)
     finish: FinishReason | None = None
     refusal: SlipstreamError | None = None  # why the sequence never ran
+    fault: SlipstreamError | None = None  # why it failed while it ran
     queued: bool = False  # stands in the sender's queue
     first_token_s: float | None = None
     last_token_s: float = 0.0

@@ -24,6 +24,7 @@ from python_backend.text.detokenizer import Detokenizer
 from python_backend.text.stop_criteria import StopCriteria, StoppingDetokenizer
 from python_backend.text.tokenizer import Tokenizer
 from python_backend.triton.answer import Answer
+from python_backend.triton.drafters import make_drafter
 from python_backend.triton.failure import error_response
 from python_backend.triton.generation_request import GenerationRequest, Limits, is_stop, parse
 from python_backend.triton.guide_source import GuideSource
@@ -34,7 +35,7 @@ from python_backend.triton.request_parameters import refuse_unknown, timeout_s
 from python_backend.triton.sender import FINAL, Reply, Sender
 from python_backend.triton.settings import CpuEngineSettings
 from python_backend.triton.stream import Stream
-from python_backend.triton.tensors import read_inputs
+from python_backend.triton.tensors import check_required, read_inputs
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class TritonPythonModel:
             tokenizer_vocab_size=self._tokenizer.vocab_size,
             max_seq_len=manifest.max_seq_len,
             max_return_sequences=settings.max_running_sequences,
+            max_draft_len=settings.max_draft_len,
             streaming=self._decoupled,
         )
         self._guides = GuideSource(settings.tokenizer_dir, manifest.vocab_size, self._tokenizer.end_id)
@@ -64,12 +66,16 @@ class TritonPythonModel:
             num_threads=settings.num_threads,
         )
         self._recorder = Recorder()
-        self._engine = Engine(executor, _scheduler_config(settings, manifest.max_seq_len), self._report)
+        self._engine = Engine(
+            executor,
+            _scheduler_config(settings, manifest.max_seq_len),
+            self._report,
+            drafter=make_drafter(settings, executor, self._recorder),
+        )
         self._sender = Sender(
             self._recorder,
             self._engine.cancel,
             poll_period_s=settings.cancellation_check_period_ms / 1000,
-            tokens_per_block=executor.tokens_per_block,
         )
         self._publisher = MetricsPublisher(args["model_name"], args["model_version"])
         self._stopped = threading.Event()
@@ -116,6 +122,7 @@ class TritonPythonModel:
             if is_stop(tensors):
                 self._stop(request)
                 return
+            check_required(tensors, TENSORRT_LLM)
             parsed = parse(tensors, self._limits, exclude_input_in_output=self._settings.exclude_input_in_output)
             streams = self._streams(request, parsed)
         except Exception as error:
@@ -154,16 +161,21 @@ class TritonPythonModel:
         guide = None if row.guide is None else self._guides.start(row.guide, row.end_id)
         sampling = None
         if row.sampling is not None or guide is not None:
-            sampling = SamplingState((row.sampling or SamplingParameters()).derived(index), guide)
+            said = (row.sampling or SamplingParameters()).derived(index)
+            sampling = SamplingState(said, guide, row.draft_acceptance)
         return Sequence(
             id=request_id,
             prompt=row.prompt,
             max_new_tokens=row.max_tokens,
             end_id=row.end_id if guide is None else guide.end_id,
             priority=row.priority,
+            tenant=row.tenant,
             retention=row.retention,
             deadline_s=deadline_s,
             sampling=sampling,
+            draft=list(row.draft),
+            ends_after_draft=bool(row.draft),
+            max_draft_tokens=row.num_draft_tokens,
         )
 
     def _detokenizer(self, criteria: StopCriteria, outputs: frozenset[str]) -> Detokenizer | StoppingDetokenizer | None:
@@ -208,5 +220,7 @@ def _scheduler_config(settings: CpuEngineSettings, max_seq_len: int) -> Schedule
         capacity_policy=settings.batch_scheduler_policy,
         enable_chunked_context=settings.enable_chunked_context,
         enable_kv_cache_reuse=settings.enable_kv_cache_reuse,
+        enable_partial_reuse=settings.enable_partial_reuse,
         max_queue_size=settings.max_queue_size,
+        max_queue_size_per_tenant=settings.max_queue_size_per_tenant,
     )

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
-from python_backend.errors import Overloaded
+from python_backend.contract import Model
+from python_backend.errors import InvalidRequest, Overloaded
 
 SHARED_MEMORY: Final = "/dev/shm"  # where Triton's Python backend passes tensors to the server
 _ALWAYS_THERE_BYTES: Final = 1 << 20  # of the pool that it begins with
@@ -17,6 +18,16 @@ _ALWAYS_THERE_BYTES: Final = 1 << 20  # of the pool that it begins with
 def read_inputs(request: Any) -> dict[str, npt.NDArray[Any]]:
     """The input tensors of a request, by name. Strings are arrays of bytes objects."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def check_required(inputs: Mapping[str, object], model: Model) -> None:
+    """Raises InvalidRequest when an input of the model is missing that it cannot do without.
+
+    Triton only counts: with an optional input in its place, a missing one goes unnoticed.
+    """
+    missing = [tensor.name for tensor in model.inputs if tensor.required and tensor.name not in inputs]
+    if missing:
+        raise InvalidRequest(f"{model.name} needs {' and '.join(missing)}, which the request does not hold.")
 
 
 def check_shared_memory(arrays: Mapping[str, npt.NDArray[Any]], folder: str = SHARED_MEMORY) -> None:

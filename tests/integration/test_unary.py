@@ -88,6 +88,9 @@ def test_errors_come_with_their_status(unary_server: TritonServer) -> None:
     with pytest.raises(InferenceServerException, match="ask for at least 1") as refused:
         infer(unary_server, "tensorrt_llm", token_request([5], 0))
     assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
+    with pytest.raises(InferenceServerException, match="beam_width = 2 is not available") as unavailable:
+        infer(unary_server, "tensorrt_llm", token_request([5], 5, beam_width=np.int32(2)))
+    assert unavailable.value.status() == "StatusCode.UNIMPLEMENTED"
     with pytest.raises(InferenceServerException, match="streaming needs a decoupled model"):
         infer(unary_server, "tensorrt_llm", token_request([5], 5, streaming=True))
     with pytest.raises(InferenceServerException, match="num_return_sequences is 2; a model that is not decoupled"):

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from python_backend.launcher.server import TritonServer
-from python_backend.text.chat_request import ChatRequest
-from python_backend.text.chat_template import ChatTemplate
 from python_backend.text.tokenizer import Tokenizer
 from tests.integration.triton_api import (
     Answer,
@@ -124,21 +122,6 @@ def test_stop_words_free_the_engine_and_count_as_stopped(
     wait_for_metric(tiny_server, stopped + 6, "slipstream_requests_total", finish_reason="stop")
 
 
-def test_a_conversation_is_answered_as_its_rendered_prompt(tiny_server: TritonServer) -> None:
-    raw = json.dumps(CONVERSATION)
-    template = ChatTemplate.load(tiny_server.options.engine_dir or "")
-    prompt = template.render(ChatRequest.parse(raw.encode()))
-    assert prompt.endswith("<|im_start|>assistant\n")
-    expected = stream(tiny_server, "ensemble", text_request(prompt, 12, return_num_input_tokens=True))
-    arrays = text_request("", 12, return_num_input_tokens=True) | {"messages": np.array([[raw.encode()]], np.object_)}
-    answer = stream(tiny_server, "ensemble", arrays)
-    assert answer.error is None, answer.error
-    assert answer.text == expected.text
-    assert answer.responses[0]["num_input_tokens"] == expected.responses[0]["num_input_tokens"]
-    over_http = post(tiny_server, "ensemble/generate", {"text_input": "", "max_tokens": 12, "messages": raw})
-    assert over_http.json()["text_output"] == expected.text
-
-
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -223,23 +206,6 @@ def assert_timed_out(answer: Answer) -> None:
         assert answer.finish_reason == "cancelled"
     else:
         assert "timeout 100 ms passed" in answer.error
-
-
-def test_retention_is_taken_and_checked(tiny_server: TritonServer) -> None:
-    ids = list(range(3, 103))
-    ranges = {
-        "retention_token_range_starts": np.array([[0, 64]], np.int32),
-        "retention_token_range_ends": np.array([[64, -1]], np.int32),
-        "retention_token_range_priorities": np.array([[90, 10]], np.int32),
-        "retention_token_range_durations_ms": np.array([[-1, 1000]], np.int32),
-        "retention_decode_priority": np.array([[0]], np.int32),
-    }
-    expected = stream(tiny_server, "tensorrt_llm", token_request(ids, 8)).ids
-    assert stream(tiny_server, "tensorrt_llm", token_request(ids, 8) | ranges).ids == expected
-    wrong = ranges | {"retention_token_range_priorities": np.array([[90, 101]], np.int32)}
-    error = stream(tiny_server, "tensorrt_llm", token_request(ids, 8) | wrong).error
-    assert error is not None
-    assert "retention priority is 101" in error
 
 
 def test_nothing_is_left_in_use(tiny_server: TritonServer) -> None:

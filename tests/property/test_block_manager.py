@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 from hypothesis import settings
@@ -41,7 +42,7 @@ class NaiveBlock:
     holders: int = 1
     pinned: bool = False
     private: bool = False  #: computed when another block was found for its tokens: never offered
-    offered: Prefix | None = None  #: all tokens up to the end of this block, once it may be found
+    offered: Prefix | None = None  #: all tokens up to the last one in this block, once it may be found
     retention: BlockRetention = DEFAULT
     since_s: int = 0  #: when its duration began
 
@@ -55,6 +56,7 @@ class NaiveBlock:
 class NaiveManager:
     num_blocks: int
     size: int
+    partial_reuse: bool
     cached: list[NaiveBlock] = field(default_factory=list)  #: least recently used first
     pinned: list[NaiveBlock] = field(default_factory=list)
     tables: dict[Sequence, list[NaiveBlock]] = field(default_factory=dict)
@@ -86,8 +88,29 @@ class NaiveManager:
             found.append(block)
         return found
 
-    def attach(self, sequence: Sequence) -> None:
+    def match_partial(self, sequence: Sequence) -> tuple[int, list[NaiveBlock]]:
+        """How many tokens behind the full blocks are found, and the blocks that are as good as any for that."""
+        known = sequence.prompt.tolist() + sequence.output
+        start = len(self.match(sequence)) * self.size
+        found = []
+        for block in self.cached:
+            assert block.offered is not None
+            salt, tokens = block.offered
+            filled = len(tokens) - start
+            if salt == sequence.cache_salt and list(tokens[:start]) == known[:start] and 0 < filled < self.size:
+                pairs = zip(known[start:-1], tokens[start:], strict=False)
+                common = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+                if common and 2 * common >= filled:
+                    found.append((common, -filled, block))
+        most = max((each[:2] for each in found), default=(0, 0))
+        return most[0], [block for *key, block in found if tuple(key) == most]
+
+    def attach(self, sequence: Sequence, partial: NaiveBlock | None) -> None:
+        """Start with the full blocks that are found, and behind them with that partly filled one."""
         found = self.match(sequence)
+        if partial is not None:
+            partial.offered = None
+            found.append(partial)
         self.cached = [block for block in self.cached if block not in found]
         for index, block in enumerate(found):
             block.holders += 1
@@ -144,6 +167,16 @@ class NaiveManager:
         for block in self.cached:
             block.age(self.now_s)
 
+    def release(self, sequence: Sequence) -> None:
+        index, filled = divmod(sequence.computed, self.size)
+        if filled and self.partial_reuse:
+            tokens = sequence.prompt.tolist() + sequence.output
+            block = self.tables[sequence][index]
+            block.offered = sequence.cache_salt, tuple(tokens[: sequence.computed])
+            self.retain(block, sequence, index)
+        self.cut(sequence, 0)
+        del self.tables[sequence]
+
     def cut(self, sequence: Sequence, keep: int) -> None:
         while len(self.tables[sequence]) > keep:
             block = self.tables[sequence].pop()
@@ -154,10 +187,15 @@ class NaiveManager:
 
 
 class Blocks(RuleBasedStateMachine):
-    @initialize(num_blocks=st.integers(1, 10), tokens_per_block=st.integers(1, 3))
-    def start(self, num_blocks: int, tokens_per_block: int) -> None:
-        self.manager = BlockManager(num_blocks, tokens_per_block)
-        self.naive = NaiveManager(num_blocks, tokens_per_block)
+    @initialize(
+        num_blocks=st.integers(1, 10),
+        tokens_per_block=st.integers(1, 5),
+        partial_reuse=st.sampled_from([True, True, True, False]),
+    )
+    def start(self, num_blocks: int, tokens_per_block: int, partial_reuse: bool) -> None:
+        self.manager = BlockManager(num_blocks, tokens_per_block, enable_partial_reuse=partial_reuse)
+        self.naive = NaiveManager(num_blocks, tokens_per_block, partial_reuse)
+        self.twins: dict[int, NaiveBlock] = {}  # of all blocks that were in a table, as they were last in one
 
     @rule(prompt=PROMPTS, salt=SALTS, retention=retentions())
     def begin(self, prompt: list[int], salt: bytes, retention: KvRetention | None) -> None:
@@ -165,13 +203,27 @@ class Blocks(RuleBasedStateMachine):
 
     def start_one(self, prompt: list[int], salt: bytes, retention: KvRetention | None) -> Sequence:
         sequence = Sequence(id="s", prompt=np.array(prompt), max_new_tokens=99, cache_salt=salt, retention=retention)
-        match, expected = self.manager.match(sequence), self.naive.match(sequence)
-        assert len(match.blocks) == len(expected)
-        assert match.referenced == sum(block.holders > 0 for block in expected)
-        self.manager.attach(sequence, match)
-        self.naive.attach(sequence)
-        assert sequence.computed == len(expected) * self.manager.tokens_per_block < sequence.num_tokens
+        self.attach(sequence)
         return sequence
+
+    def attach(self, sequence: Sequence) -> None:
+        """Start, or go on after a pause, with what is in the cache."""
+        reused = sequence.reused_blocks, sequence.reused_tokens
+        match, full = self.manager.match(sequence), self.naive.match(sequence)
+        tokens, best = self.naive.match_partial(sequence)
+        assert match.tokens == len(full) * self.naive.size + tokens < sequence.num_tokens
+        assert len(match.blocks) == len(full) + (tokens > 0)
+        assert match.referenced == sum(block.holders > 0 for block in full)
+        assert [self.twins[block] for block in match.blocks[: len(full)]] == full
+        partial = self.twins[match.blocks[-1]] if tokens else None
+        assert partial is None or partial in best
+        self.manager.attach(sequence, match)
+        self.naive.attach(sequence, partial)
+        assert sequence.computed == match.tokens
+        assert (sequence.reused_blocks - reused[0], sequence.reused_tokens - reused[1]) == (
+            len(match.blocks),
+            match.tokens,
+        )
 
     @rule(prompt=PROMPTS, salt=SALTS, retention=retentions(), seconds=st.integers(0, 3))
     def visit(self, prompt: list[int], salt: bytes, retention: KvRetention | None, seconds: int) -> None:
@@ -201,6 +253,7 @@ class Blocks(RuleBasedStateMachine):
         self.naive.commit(sequence)
         self.manager.trim(sequence)
         self.naive.cut(sequence, self.manager.blocks_for(computed))
+        self.twins.update(zip(sequence.block_table, self.naive.tables[sequence], strict=True))
 
     @rule(which=st.integers(0, 9), tokens=st.lists(st.integers(0, 1), max_size=4))
     def generate(self, which: int, tokens: list[int]) -> None:
@@ -215,13 +268,23 @@ class Blocks(RuleBasedStateMachine):
             return
         self.end(sequence)
         if pause:  # and resume at once
-            self.manager.attach(sequence, self.manager.match(sequence))
-            self.naive.attach(sequence)
+            self.attach(sequence)
+
+    @rule(which=st.integers(0, 9), tokens=st.integers(1, 9))
+    def cancel_in_step(self, which: int, tokens: int) -> None:
+        """It has blocks for tokens that were to be computed and were not."""
+        sequence = self.pick(which)
+        if sequence is not None:
+            blocks = self.manager.blocks_for(sequence.computed + tokens)
+            if blocks - len(sequence.block_table) <= self.manager.available:
+                self.manager.grow(sequence, sequence.computed + tokens)
+                self.naive.grow(sequence, blocks)
+            self.end(sequence)
 
     def end(self, sequence: Sequence) -> None:
+        self.twins.update(zip(sequence.block_table, self.naive.tables[sequence], strict=True))
+        self.naive.release(sequence)
         self.manager.release(sequence)
-        self.naive.cut(sequence, 0)
-        del self.naive.tables[sequence]
 
     @rule(seconds=st.integers(0, 3))
     def pass_time(self, seconds: int) -> None:
@@ -262,7 +325,8 @@ class Blocks(RuleBasedStateMachine):
         """Whatever else was evicted, a prompt that begins so is found up to where the oracle finds it."""
         salt, tokens = prefix
         reader = Sequence(id="reader", prompt=np.array([*tokens, 9]), max_new_tokens=1, cache_salt=salt)
-        assert len(self.manager.match(reader).blocks) == len(self.naive.match(reader))
+        full, partial = self.naive.match(reader), self.naive.match_partial(reader)
+        assert self.manager.match(reader).tokens == len(full) * self.naive.size + partial[0]
 
 
 Blocks.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -65,14 +65,16 @@ def test_tokens_and_log_probs_are_those_of_the_oracle(
     for i, (token, log_prob) in enumerate(zip(tokens.tolist(), log_probs.tolist(), strict=True)):
         history = output + draft[:i]
         values = oracle.adjusted(logits, said, prompt, history, end_id)
-        check_choice(token, values, said, history)
+        check_choice(token, values, said, len(prompt), history)
         if said.return_log_probs:
             np.testing.assert_allclose(log_prob, oracle.log_probs(values)[token], atol=1e-4)
         else:
             assert np.isnan(log_prob)
 
 
-def check_choice(token: int, values: list[float], said: SamplingParameters, history: list[int]) -> None:
+def check_choice(
+    token: int, values: list[float], said: SamplingParameters, prompt_tokens: int, history: list[int]
+) -> None:
     """The token is the oracle's, or one that differs from it by no more than float32 can tell."""
     rounding = 1e-4
     if said.is_greedy:
@@ -80,7 +82,7 @@ def check_choice(token: int, values: list[float], said: SamplingParameters, hist
         return
     ordered = sorted(values, reverse=True)[: said.top_k or None]
     weights = [float(np.exp(value - ordered[0])) for value in ordered]
-    target = uniform(said.seed or 0, len(history)) * oracle.top_p(said, history) * sum(weights)
+    target = uniform(said.seed or 0, prompt_tokens + len(history)) * oracle.top_p(said, history) * sum(weights)
     above = sum(w for w, value in zip(weights, ordered, strict=True) if value > values[token] + rounding)
     reached = sum(w for w, value in zip(weights, ordered, strict=True) if value >= values[token] - rounding)
     assert values[token] >= ordered[-1] - rounding

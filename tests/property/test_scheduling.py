@@ -48,6 +48,7 @@ def configs(draw: st.DrawFn) -> SchedulerConfig:
         capacity_policy=draw(st.sampled_from(CapacityPolicy)),
         enable_chunked_context=chunked,
         enable_kv_cache_reuse=draw(st.sampled_from([True, True, False])),
+        enable_partial_reuse=draw(st.sampled_from([True, True, False])),
         max_queue_size=draw(st.sampled_from([0, 0, 5])),
         max_queue_size_per_tenant=draw(st.sampled_from([0, 0, 3])),
         urgency=Urgency(priority_s=draw(st.sampled_from([0.0, 20.0])), length_s=draw(st.sampled_from([0.0, 4.0]))),

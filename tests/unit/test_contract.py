@@ -51,7 +51,7 @@ def test_io_is_the_contract(path: Path) -> None:
 
 def test_every_model_of_the_repository_is_in_the_contract_and_runs_from_its_folder() -> None:
     folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
-    assert folders == {"preprocessing", "tensorrt_llm", "postprocessing", "ensemble"}
+    assert folders == MODELS.keys()
     for folder in folders:
         assert (REPOSITORY / folder / "config.pbtxt").is_file()
         assert (REPOSITORY / folder / "1").is_dir()

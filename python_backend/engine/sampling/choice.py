@@ -47,6 +47,29 @@ class Chooser:
             token = self._draw_any(logits, most, mass * top_p * uniform)
         return Choice(token, _log_prob(float(logits[token]), most, mass) if with_log_prob else nan)
 
+    def probabilities(self, logits: Row, most: float, top_k: int, top_p: float) -> Row:
+        """With what probability ``draw`` gives each token, [vocabulary]."""
+        mass, before = self._mass(logits, most), 0.0
+        if top_k:
+            ids = most_likely(logits, min(top_k, logits.size))
+        elif top_p == 1.0:
+            return self._weights / np.float32(mass)
+        else:
+            ids, before = around_mass(logits, most, self._weights, mass * top_p)
+        reached = before + self._weights.take(ids).cumsum(dtype=np.float64)
+        nucleus = top_p * (float(reached[-1]) if top_k else mass)
+        place = _place(reached, nucleus)
+        last = int(ids[place])
+        above = logits > logits[last]
+        above[:last] |= logits[:last] == logits[last]
+        found = np.where(above, self._weights, np.float32(0))
+        found[last] = float(self._weights[last]) - max(float(reached[place]) - nucleus, 0.0)
+        return found / np.float32(nucleus)
+
+    def log_prob(self, logits: Row, most: float, token: int) -> float:
+        """That of a token which was chosen by other means."""
+        return _log_prob(float(logits[token]), most, self._mass(logits, most))
+
     def _mass(self, logits: Row, most: float) -> float:
         """The sum of exp(logit - most), whose terms are left in ``_weights``."""
         np.subtract(logits, np.float32(most), out=self._weights)
@@ -81,4 +104,8 @@ def _draw_among(logits: Row, ids: npt.NDArray[np.int64], share: float) -> int:
 
 
 def _pick(ids: npt.NDArray[np.int64], reached: npt.NDArray[np.float64], mass: float) -> int:
-    return int(ids[min(int(np.searchsorted(reached, mass)), ids.size - 1)])
+    return int(ids[_place(reached, mass)])
+
+
+def _place(reached: npt.NDArray[np.float64], mass: float) -> int:
+    return min(int(np.searchsorted(reached, mass)), reached.size - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from math import inf
+from math import inf, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ class SampledRow(NamedTuple):
 
     sequence: Sequence  # its ``sampling`` is a SamplingState
     draft: list[int]
+    guess: int | None = None  # the draft token in this place, if there is one; it matters where its logits are known
 
 
 def sampling_of(sequence: Sequence) -> SamplingState | None:
@@ -56,7 +57,7 @@ class Sampler:
         return tokens, log_probs
 
     def _choose(self, logits: npt.NDArray[np.float32], row: SampledRow) -> Choice:
-        sequence, draft = row
+        sequence, draft = row.sequence, row.draft
         state = sampling_of(sequence)
         assert state is not None, f"{sequence} takes the graph's choice"
         state.follow(sequence)
@@ -69,5 +70,10 @@ class Sampler:
             return Choice(0, -inf)
         if said.is_greedy:
             return self._chooser.most_likely(adjusted, most, with_log_prob=said.return_log_probs)
-        number, top_p = uniform(state.seed, len(sequence.output) + len(draft)), state.top_p_after(draft)
+        position, top_p = sequence.num_tokens + len(draft), state.top_p_after(draft)
+        if row.guess is not None and state.acceptance is not None:
+            target = self._chooser.probabilities(adjusted, most, said.top_k, top_p)
+            token = state.acceptance.choose(target, len(draft), row.guess, state.seed, position)
+            return Choice(token, self._chooser.log_prob(adjusted, most, token) if said.return_log_probs else nan)
+        number = uniform(state.seed, position)
         return self._chooser.draw(adjusted, most, said.top_k, top_p, number, with_log_prob=said.return_log_probs)

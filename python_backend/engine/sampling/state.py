@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from python_backend.engine.sampling.bad_words import BadWords
+from python_backend.engine.sampling.draft_acceptance import DraftAcceptance
 from python_backend.engine.sampling.parameters import SamplingParameters
 from python_backend.engine.sampling.token_counts import TokenCounts
-from python_backend.errors import EngineFault
+from python_backend.errors import InvalidRequest
 from python_backend.scheduling.sequence import Sequence
 
 
-class GuideFault(EngineFault):
+class GuideFault(InvalidRequest):
     """A guide cannot say what may follow. It ends its own sequence, and no other of the step."""
 
 
@@ -39,9 +40,17 @@ class SamplingState:
     All of it follows from the parameters, the seed and the sequence's tokens, so a pause needs no care.
     """
 
-    def __init__(self, parameters: SamplingParameters, guide: TokenGuide | None = None) -> None:
+    def __init__(
+        self,
+        parameters: SamplingParameters,
+        guide: TokenGuide | None = None,
+        acceptance: DraftAcceptance | None = None,
+    ) -> None:
         self.parameters = parameters
         self.guide = guide
+        self.acceptance = acceptance
+        """How the draft that came with the request is verified. None, as for all later ones: a draft token is
+        accepted when it is the one that is chosen anyway."""
         self.seed = randbits(64) if parameters.seed is None else parameters.seed
         self.top_p = parameters.top_p or 1.0
         self.bad_words = BadWords(parameters.bad_words) if parameters.bad_words else None

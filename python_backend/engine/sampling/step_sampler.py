@@ -38,7 +38,7 @@ class StepChoice:
     tokens: Int32Array
     log_probs: dict[Sequence, Float32Array] = field(default_factory=dict)
     logits: dict[Sequence, Float32Array] = field(default_factory=dict)
-    failed: list[Sequence] = field(default_factory=list)  # their tokens mean nothing
+    failed: dict[Sequence, GuideFault] = field(default_factory=dict)  # their tokens mean nothing
 
     def details(self, progress: Iterable[Progress]) -> dict[Sequence, TokenDetails]:
         """For the sequences that asked for any and got tokens. To be called once, with what ``advance`` returned."""
@@ -106,15 +106,20 @@ class StepSampler:
                     self._sample(entry, state, rows, logits()[rows], choice)
                 except GuideFault as fault:
                     log.warning("guide failed: sequence=%s reason=%s", entry.sequence, fault)
-                    choice.failed.append(entry.sequence)
+                    choice.failed[entry.sequence] = fault
         _keep_context(plan, logits)
         return choice
 
     def _sample(
         self, entry: StepEntry, state: SamplingState, rows: slice, logits: Float32Array, choice: StepChoice
     ) -> None:
-        asked = [SampledRow(entry.sequence, list(entry.draft[:i])) for i in range(entry.rows)]
-        choice.tokens[rows], log_probs = self._sampler.select(logits, asked)
+        log_probs = np.empty(entry.rows, np.float32)
+        for i, guess in enumerate([*entry.draft, None]):
+            row = SampledRow(entry.sequence, list(entry.draft[:i]), guess)
+            (token,), (log_probs[i],) = self._sampler.select(logits[i : i + 1], [row])
+            choice.tokens[rows.start + i] = token
+            if token != guess:
+                break  # Rows behind a rejected draft token count for nothing.
         if state.parameters.return_log_probs:
             choice.log_probs[entry.sequence] = log_probs
         if state.parameters.return_generation_logits:

@@ -16,6 +16,7 @@ from python_backend.launcher.command import ServerOptions, server_environment
 from python_backend.launcher.installation import PACKAGE, ImageInstallation, ServerInstallation
 from python_backend.launcher.model_repository import ModelRepository
 from python_backend.launcher.preflight.engine import check_backends, check_engines
+from python_backend.launcher.preflight.front_door import check_front_door
 from python_backend.launcher.preflight.interpreter import (
     StubInterpreter,
     check_image_interpreter,
@@ -69,6 +70,7 @@ def _models(installation: ServerInstallation, options: ServerOptions) -> Iterato
         except SetupError as error:
             yield Finding("GPUs", str(error), "Or choose --profile cpu, which needs none.")
     yield from check_engines(repository, options.engine_dir, _installed_version("tensorrt_llm"), gpus)
+    yield from check_front_door(repository, options.engine_dir)
     yield from check_ranks(repository)
     yield check_shared_memory(repository.stubs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from python_backend.contract import TENSORRT_LLM_DRAFT
 from python_backend.engine.gpus import Gpu
 from python_backend.engine.manifest import ENGINE_DIR_VARIABLE, CpuManifest
 from python_backend.engine.tensorrt_llm_checks import (
@@ -16,8 +17,10 @@ from python_backend.engine.tensorrt_llm_checks import (
 from python_backend.errors import SetupError
 from python_backend.finding import Finding
 from python_backend.launcher.model_repository import ModelRepository, RepositoryModel
+from python_backend.speculative.draft_vocabulary import check_vocabulary
 
 TOKENIZER_PARAMETER = "tokenizer_dir"
+DRAFT_PARAMETER = "draft_engine_dir"
 
 
 def check_backends(repository: ModelRepository, available: frozenset[str], installation: str) -> Finding:
@@ -46,14 +49,17 @@ def check_engines(
     engines: list[Finding] = []
     tokenizers: list[Finding] = []
     for model in repository.models.values():
+        override = None if model.name == TENSORRT_LLM_DRAFT.name else engine_dir
         if (named := model.parameters.get(ENGINE_PARAMETER)) is not None:
             directory = repository.resolve(named)
             if model.backend != "python":
-                engines += _tensorrt_llm_engine(model, directory, engine_dir, tensorrt_llm_version, gpus)
+                engines += _tensorrt_llm_engine(model, directory, override, tensorrt_llm_version, gpus)
             else:
-                engines.append(_cpu_engine(engine_dir or directory))
+                engines.append(_cpu_engine(override or directory))
+                if draft := model.parameters.get(DRAFT_PARAMETER):
+                    engines.append(_draft_engine(repository.resolve(draft), override or directory, engines[-1].ok))
         if (named := model.parameters.get(TOKENIZER_PARAMETER)) is not None:
-            tokenizers.append(_tokenizer(engine_dir or repository.resolve(named)))
+            tokenizers.append(_tokenizer(override or repository.resolve(named)))
     yield from dict.fromkeys(engines + tokenizers)  # models may share an engine
 
 
@@ -63,6 +69,17 @@ def _cpu_engine(directory: Path) -> Finding:
     except SetupError as error:
         return Finding("engine", str(error), f"Or name another one with --engine-dir ({ENGINE_DIR_VARIABLE}).")
     return Finding("engine", str(directory))
+
+
+def _draft_engine(directory: Path, target: Path, target_is_there: bool) -> Finding:
+    try:
+        CpuManifest.load(directory)
+        if target_is_there:
+            check_vocabulary(directory, target)
+    except SetupError as error:
+        without = f'Or set {DRAFT_PARAMETER} to "" and drafter to "ngram": answers are the same without it.'
+        return Finding("draft engine", str(error), without)
+    return Finding("draft engine", str(directory))
 
 
 def _tensorrt_llm_engine(

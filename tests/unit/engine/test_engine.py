@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Sequence as Many
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from python_backend.engine.drafter import DraftStatistics
 from python_backend.engine.engine import Engine, StepReport
 from python_backend.errors import EngineFault, InvalidRequest, Overloaded
 from python_backend.scheduling.scheduler_config import CapacityPolicy, SchedulerConfig
 from python_backend.scheduling.sequence import FinishReason, Sequence
 from python_backend.scheduling.step_batch import StepBatch
+from python_backend.scheduling.step_plan import StepPlan
 from tests.unit.engine.block_reading_executor import BlockReadingExecutor, next_token
 
 
@@ -183,3 +186,54 @@ def test_what_can_never_run_is_refused_with_the_figures() -> None:
     engine.submit(sequence("first", [1]))
     with pytest.raises(Overloaded, match="max_queue_size is 1"):
         engine.submit(sequence("second", [1]))
+
+
+class WatchingDrafter:
+    """Guesses nothing and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.statistics = DraftStatistics(draft_length=1.5)
+        self.seen: list[tuple[list[str], int]] = []
+        self.plans: list[StepPlan] = []
+        self.outputs: list[int] = []
+
+    def draft(self, running: Many[Sequence], context_tokens: int) -> None:
+        self.seen.append(([each.id for each in running], context_tokens))
+
+    def verified(self, plan: StepPlan, step_s: float) -> None:
+        assert step_s > 0
+        self.plans.append(plan)
+        self.outputs.append(sum(len(entry.sequence.output) for entry in plan.entries))
+
+
+def test_a_drafter_sees_each_step_before_and_after_it() -> None:
+    drafter = WatchingDrafter()
+    engine = Engine(BlockReadingExecutor(), config(max_batch_size=2), Listener(), drafter=drafter)
+    engine.submit(sequence("long", [1] * 20, count=3))
+    assert engine.step()
+    engine.submit(sequence("short", [2] * 5, count=3))
+    engine.submit(sequence("third", [3] * 5, count=3))
+    steps = 1
+    while engine.step():
+        steps += 1
+    assert [context_tokens for _, context_tokens in drafter.seen[:4]] == [
+        16,  # 20 wait, and 16 tokens fit into a step
+        14,  # 4 are left and 10 wait
+        0,  # 5 wait, but two run
+        0,
+    ]
+    assert [len(running) for running, _ in drafter.seen[:4]] == [0, 1, 2, 2]
+    assert len(drafter.plans) == steps
+    assert drafter.outputs[:3] == [0, 2, 4]
+    assert engine.statistics.drafts.draft_length == 1.5
+    assert Engine(BlockReadingExecutor(), config(), Listener()).statistics.drafts == DraftStatistics()
+
+
+def test_steps_that_fail_verify_nothing() -> None:
+    drafter, executor = WatchingDrafter(), BlockReadingExecutor()
+    engine = Engine(executor, config(), Listener(), drafter=drafter)
+    engine.submit(sequence("hit", [1, 2, 3]))
+    executor.fail_next = True
+    assert engine.step()
+    assert len(drafter.seen) == 1
+    assert not drafter.plans

@@ -46,16 +46,17 @@ def serve(one: Engine, tokens: list[int], salt: bytes = b"", max_new_tokens: int
     return sequence
 
 
-def test_requests_that_begin_alike_start_behind_the_full_blocks_of_the_prompt() -> None:
+def test_requests_that_begin_alike_start_behind_the_prompt_and_at_least_behind_its_full_blocks() -> None:
     one = engine()
     report = prewarm(one, [prompt(*COMMON)])
     assert (report.prompts, report.skipped, report.tokens, report.blocks) == (1, 0, 8, 2)
     served = serve(one, [*COMMON, 40, 41])
-    assert served.reused_blocks == 2
+    assert (served.reused_blocks, served.reused_tokens) == (3, 10)
     expected = [*COMMON, 40, 41]
     for _ in range(3):
         expected.append(next_token(expected))
     assert served.output == expected[-3:]
+    assert serve(one, [*COMMON, 50, 51]).reused_tokens == 8  # the block of the last two is full now, and another's
 
 
 def test_prompts_share_what_they_have_in_common() -> None:
@@ -79,14 +80,14 @@ def test_what_is_pinned_survives_any_pressure_and_all_cancellations() -> None:
     one.check_integrity()
     blocks = one.statistics.blocks
     assert (blocks.pinned, blocks.used, blocks.evicted_total > 0) == (2, 2, True)
-    assert serve(one, [*COMMON, 40]).reused_blocks == 2
+    assert serve(one, [*COMMON, 40]).reused_tokens >= 8
 
 
 def test_another_salt_shares_nothing() -> None:
     one = engine()
     prewarm(one, [prompt(*COMMON)], cache_salt=b"tenant")
-    assert serve(one, [*COMMON, 40]).reused_blocks == 0
-    assert serve(one, [*COMMON, 40], salt=b"tenant").reused_blocks == 2
+    assert serve(one, [*COMMON, 40]).reused_tokens == 0
+    assert serve(one, [*COMMON, 40], salt=b"tenant").reused_tokens == 10
 
 
 def test_a_prompt_of_less_than_a_block_pins_nothing() -> None:
@@ -149,7 +150,7 @@ def test_when_time_is_up_the_rest_is_skipped_and_the_engine_serves(caplog: pytes
     assert "prewarm stopped: time_limit_s=8 prompts=1 of 3" in caplog.text
     one.check_integrity()
     assert one.statistics.blocks.used == 2
-    assert serve(one, [*COMMON, 40]).reused_blocks == 2
+    assert serve(one, [*COMMON, 40]).reused_tokens == 10
 
 
 def test_nothing_can_be_pinned_once_the_engine_serves() -> None:

@@ -121,7 +121,7 @@ def test_the_lowest_id_wins_a_tie() -> None:
     # Sampling counts equals off in the order of their ids: of two, the lower one for numbers up to a half.
     for seed in range(50):
         drawn = choose(row, SamplingParameters(top_k=2, seed=seed))[0]
-        assert drawn == (20 if uniform(seed, 0) <= 0.5 else 50)
+        assert drawn == (20 if uniform(seed, 3) <= 0.5 else 50)  # the prompt has 3 tokens
 
 
 def test_temperature_comes_before_penalties() -> None:

@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 from dataclasses import astuple
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
 
+from python_backend.engine.manifest import CpuManifest
 from python_backend.finding import Finding
 from python_backend.launcher.installation import WheelInstallation
 from python_backend.launcher.model_repository import ModelRepository
@@ -140,6 +143,48 @@ def test_cpu_engine_needs_its_manifest_and_the_option_replaces_the_parameter(tmp
     loaded = repository(tmp_path, f'backend: "python" {parameter("gpt_model_path", "engines/x")}')
     assert str(tmp_path / "engines/x/manifest.json") in failed(list(check_engines(loaded, None, None)))
     assert str(tmp_path / "y/manifest.json") in failed(list(check_engines(loaded, tmp_path / "y", None)))
+
+
+def cpu_manifest(vocab_size: int, files: dict[str, int]) -> CpuManifest:
+    return CpuManifest(
+        architecture="LlamaForCausalLM", dtype="float16", quant_algo=None, vocab_size=vocab_size, max_seq_len=8,
+        checkpoint_sha256="", created=datetime.now(UTC), files=files, quantize_lm_head=False, hidden_size=8,
+        num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_size=8, max_position_embeddings=8,
+        bos_id=None, end_id=0, pad_id=0, builder_sha256="", openvino_version="",
+    )  # fmt: skip
+
+
+def test_draft_engine_must_be_there_and_speak_the_targets_tokens(tmp_path: Path) -> None:
+    def engine(name: str, vocab_size: int, tokens: dict[str, int]) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        tokenizer = Tokenizer(models.WordLevel(tokens)).to_str()
+        (tmp_path / name / "tokenizer.json").write_text(tokenizer)
+        manifest = cpu_manifest(vocab_size, {"tokenizer.json": len(tokenizer)})
+        (tmp_path / name / "manifest.json").write_text(manifest.model_dump_json())
+
+    engines = parameter("gpt_model_path", "target") + parameter("draft_engine_dir", "draft")
+    loaded = repository(tmp_path, f'backend: "python" {engines}')
+
+    def said() -> str:
+        return failed(list(check_engines(loaded, None, None)))
+
+    engine("target", 8, {"a": 0, "b": 1})
+    assert f"draft engine: {tmp_path / 'draft/manifest.json'} cannot be read" in said()
+    assert 'set draft_engine_dir to "" and drafter to "ngram"' in said()
+    engine("draft", 9, {"a": 0, "b": 1})
+    assert f"{tmp_path / 'draft'} has a vocabulary of 9 tokens, its target {tmp_path / 'target'} one of 8" in said()
+    engine("draft", 8, {"a": 1, "b": 0})
+    assert f"differ in 2 tokens: 'a' is 1 in {tmp_path / 'draft/tokenizer.json'} and 0 in" in said()
+    engine("draft", 8, {"b": 1, "a": 0})
+    assert all(finding.ok for finding in check_engines(loaded, None, None))
+    assert str(tmp_path / "draft") in [finding.seen for finding in check_engines(loaded, None, None)]
+    (tmp_path / "target/manifest.json").unlink()
+    assert "engine: " in said()  # of the target alone
+
+
+def test_no_draft_engine_is_named_by_an_empty_string(tmp_path: Path) -> None:
+    loaded = repository(tmp_path, f'backend: "python" {parameter("draft_engine_dir", "")}')
+    assert list(check_engines(loaded, None, None)) == []
 
 
 def test_tokenizer_must_be_there(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from python_backend.engine.gpus import Gpu
 from python_backend.engine.manifest import TensorRtLlmManifest
 from python_backend.errors import SetupError
-from python_backend.launcher.command import ServerOptions, server_command
+from python_backend.launcher.command import ServerOptions, server_command, server_environment
 from python_backend.launcher.installation import ImageInstallation
 from python_backend.launcher.model_repository import ModelRepository
 from python_backend.launcher.ports import Ports
@@ -121,18 +121,57 @@ def test_another_version_and_other_gpus_are_refused(tmp_path: Path) -> None:
     assert "GPU 1 is NVIDIA L40S, 8.9" in problem(loaded, (H100[0], Gpu(1, "NVIDIA L40S", "8.9", "1", 1, 0)))
 
 
-def test_ranks_need_mpirun_and_engines_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_need_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two, one = write_engine(tmp_path / "two"), write_engine(tmp_path / "one", world_size=1)
     alone = repository(tmp_path / "a", tensorrt_llm=two)
     monkeypatch.setenv("PATH", str(tmp_path))
     [missing] = check_ranks(alone)
-    assert "mpirun is not on PATH; the engine of tensorrt_llm has 2 ranks" in str(missing)
+    assert "mpirun is not on PATH; tensorrt_llm has 2" in str(missing)
     assert list(check_ranks(repository(tmp_path / "b", tensorrt_llm=one))) == []
     (tmp_path / "mpirun").write_text("#!/bin/sh")
     (tmp_path / "mpirun").chmod(0o755)
     assert list(check_ranks(alone)) == []
-    [different] = check_ranks(repository(tmp_path / "c", tensorrt_llm=two, tensorrt_llm_draft=one))
-    assert "tensorrt_llm has 2, tensorrt_llm_draft has 1" in str(different)
+
+
+def test_several_engines_are_run_by_an_orchestrator(tmp_path: Path) -> None:
+    """As ``launch_triton_server.py --multi-model`` starts them."""
+    engines = {"tensorrt_llm": write_engine(tmp_path / "two"), "other": write_engine(tmp_path / "one", world_size=1)}
+    options = with_ranks(ServerOptions(model_repository=Path("/models")), repository(tmp_path, **engines))
+    command = server_command(ImageInstallation(), options, Run(Path("/cache"), Owner(7, 99), serial=1))
+    assert command[:5] == ["mpirun", "--allow-run-as-root", "-n", "1", "/opt/tritonserver/bin/tritonserver"]
+    assert command.count("-n") == 1
+    assert {
+        "--pinned-memory-pool-byte-size=0", "--enable-peer-access=false", "--cuda-memory-pool-byte-size=0:0",
+        "--cuda-memory-pool-byte-size=1:0",
+    } < set(command)  # fmt: skip
+    environment = server_environment(ImageInstallation(), options, {})
+    assert environment["TRTLLM_ORCHESTRATOR"] == environment["TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES"] == "1"
+
+
+def test_engines_that_share_logits_are_ranks_beside_the_orchestrator(tmp_path: Path) -> None:
+    """As ``--multi-model --disable-spawn-processes``: rank 0 orchestrates, each other one belongs to one engine."""
+    engines = {"target": write_engine(tmp_path / "two"), "draft": write_engine(tmp_path / "one", world_size=1)}
+
+    def loaded(name: str, **ranks: str) -> ModelRepository:
+        made = repository(tmp_path / name, **engines)
+        for model, participants in ranks.items():
+            path = made.models[model].config_path
+            more = {"participant_ids": participants, "speculative_decoding_fast_logits": "1"}
+            lines = (
+                f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in more.items()
+            )
+            path.write_text(path.read_text() + "\n".join(lines))
+        return ModelRepository.load(made.path, "tensorrt_llm")
+
+    options = with_ranks(ServerOptions(model_repository=Path("/m")), loaded("right", draft="1", target="2,3"))
+    command = server_command(ImageInstallation(), options, Run(Path("/cache"), Owner(7, 99), serial=1))
+    assert command.count("-n") == 4
+    assert command.count("--load-model=draft") == command.count("--load-model=target") == 3
+    assert "--pinned-memory-pool-byte-size=0" not in command
+    assert server_environment(ImageInstallation(), options, {})["TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES"] == "0"
+    for name, ranks in {"double": {"draft": "1", "target": "1,2"}, "few": {"draft": "1", "target": "2"}}.items():
+        with pytest.raises(SetupError, match="every rank from 1 to 3 in one of them"):
+            with_ranks(ServerOptions(model_repository=Path("/m")), loaded(name, **ranks))
 
 
 def test_one_server_a_rank_and_rank_0_serves(tmp_path: Path) -> None:

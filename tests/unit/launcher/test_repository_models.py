@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from python_backend.errors import SetupError
-from python_backend.launcher.model_repository import ModelRepository
+from python_backend.launcher.command import ServerOptions
+from python_backend.launcher.model_repository import ModelRepository, with_models
 
 
 def write(repository: Path, model: str, config: str, profile: str | None = None) -> None:
@@ -44,6 +45,37 @@ def test_stubs_are_the_instances_of_python_models(repository: Path) -> None:
 def test_only_some_models_and_what_their_ensembles_need(repository: Path) -> None:
     assert set(ModelRepository.load(repository, "cpu", ["front"]).models) == {"front", "a", "b"}
     assert set(ModelRepository.load(repository, "cpu", ["other"]).models) == {"other"}
+
+
+def test_a_draft_engine_is_served_where_somebody_calls_it(repository: Path) -> None:
+    for model in ("preprocessing", "tensorrt_llm", "tensorrt_llm_draft"):
+        write(repository, model, 'backend: "python"')
+    write(repository, "tensorrt_llm_bls", bls(draft=""))
+    options = ServerOptions(model_repository=repository)
+    without = {"front", "a", "b", "other", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls"}
+    assert set(ModelRepository.load(repository, "cpu").models) == without
+    assert set(with_models(options).models) == without
+    assert set(ModelRepository.load(repository, "cpu", ["tensorrt_llm_draft"]).models) == {"tensorrt_llm_draft"}
+    write(repository, "tensorrt_llm_bls", bls(draft="tensorrt_llm_draft"))
+    assert set(ModelRepository.load(repository, "cpu").models) == {*without, "tensorrt_llm_draft"}
+    assert with_models(options).models == (), "all there are: Triton finds them by itself"
+
+
+def test_the_front_door_needs_the_models_that_it_calls(repository: Path) -> None:
+    for model in ("preprocessing", "tensorrt_llm"):
+        write(repository, model, 'backend: "python"')
+    write(repository, "tensorrt_llm_bls", bls(draft="a"))
+    needed = {"tensorrt_llm_bls", "preprocessing", "tensorrt_llm", "a"}
+    assert set(ModelRepository.load(repository, "cpu", ["tensorrt_llm_bls"]).models) == needed
+    write(repository, "tensorrt_llm_bls", bls(draft="ab"))
+    with pytest.raises(SetupError, match=r"the models are .*, not 'ab'"):
+        ModelRepository.load(repository, "cpu")
+
+
+def bls(draft: str) -> str:
+    names = {"tensorrt_llm_model_name": "tensorrt_llm", "tensorrt_llm_draft_model_name": draft}
+    parameters = (f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in names.items())
+    return 'backend: "python"' + "".join(parameters)
 
 
 def test_relative_paths_start_at_the_parent(repository: Path) -> None:

@@ -18,7 +18,7 @@ from perf.closed_loop import Load, UnequalWork
 from perf.prompts import PromptSource
 from perf.record import Arrival, RequestRecord
 
-PLAN = BenchPlan(concurrencies=(1, 4), requests_per_worker=2, max_tokens=16, prompt_tokens=(4, 12), rounds=3, seed=5)
+PLAN = BenchPlan(concurrencies=(1, 4), requests_per_worker=2, max_tokens=16, rounds=3, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,10 @@ def tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     return tokenizer
+
+
+def prompts(tokenizer: Tokenizer) -> PromptSource:
+    return PromptSource(tokenizer, 4, 12, seed=5)
 
 
 def pretend(token_s: float, seen: list[Load] | None = None) -> Side:
@@ -69,7 +73,7 @@ def test_prompts_run_out_rather_than_repeat(tokenizer: Tokenizer) -> None:
 def test_both_sides_answer_the_same_loads_and_take_turns_at_being_first(tokenizer: Tokenizer) -> None:
     seen: dict[str, list[Load]] = {"ours": [], "theirs": []}
     sides = {name: pretend(0.01, loads) for name, loads in seen.items()}
-    runs = list(measure(PLAN, sides, tokenizer))
+    runs = list(measure(PLAN, sides, prompts(tokenizer)))
     assert seen["ours"] == seen["theirs"]
     firsts = [(run.concurrency, run.side) for run in runs[::2]]
     assert {(concurrency, firsts.count((concurrency, "ours"))) for concurrency in (1, 4)} <= {
@@ -79,18 +83,18 @@ def test_both_sides_answer_the_same_loads_and_take_turns_at_being_first(tokenize
 
 def test_no_prompt_is_used_twice(tokenizer: Tokenizer) -> None:
     loads: list[Load] = []
-    list(measure(PLAN, {"ours": pretend(0.01, loads)}, tokenizer))
+    list(measure(PLAN, {"ours": pretend(0.01, loads)}, prompts(tokenizer)))
     texts = [prompt.text for load in loads for worker in load.workers for prompt in worker]
     assert len(set(texts)) == len(texts) == 3 * (1 + 4) * (2 + 1)
 
 
 def test_warm_up_is_not_measured(tokenizer: Tokenizer) -> None:
-    runs = list(measure(PLAN, {"ours": pretend(0.01)}, tokenizer))
+    runs = list(measure(PLAN, {"ours": pretend(0.01)}, prompts(tokenizer)))
     assert [run.metrics["request_latency"].count for run in runs] == [2, 8] * 3
 
 
 def test_ratios_pair_the_rounds(tokenizer: Tokenizer) -> None:
-    runs = list(measure(PLAN, {"ours": pretend(0.01), "theirs": pretend(0.02)}, tokenizer))
+    runs = list(measure(PLAN, {"ours": pretend(0.01), "theirs": pretend(0.02)}, prompts(tokenizer)))
     assert ratios(runs, "ours", "theirs", 4, "output_token_throughput", "avg") == pytest.approx([2.0] * 3)
     assert ratios(runs, "ours", "theirs", 4, "time_to_first_token", "p50") == pytest.approx([0.5] * 3)
 
@@ -102,7 +106,7 @@ def test_a_side_that_stops_early_is_not_measured(tokenizer: Tokenizer) -> None:
         return [RequestRecord(r.sent_s, r.input_tokens, r.arrivals[:-1]) for r in honest(load)]
 
     with pytest.raises(UnequalWork, match="tokens; 8 were asked for"):
-        list(measure(PLAN, {"ours": short}, tokenizer))
+        list(measure(PLAN, {"ours": short}, prompts(tokenizer)))
 
 
 def test_a_side_that_reads_other_prompts_is_not_measured(tokenizer: Tokenizer) -> None:
@@ -112,7 +116,7 @@ def test_a_side_that_reads_other_prompts_is_not_measured(tokenizer: Tokenizer) -
         return [RequestRecord(r.sent_s, r.input_tokens + 1, r.arrivals) for r in honest(load)]
 
     with pytest.raises(UnequalWork, match="same engine directory"):
-        list(measure(PLAN, {"ours": longer}, tokenizer))
+        list(measure(PLAN, {"ours": longer}, prompts(tokenizer)))
 
 
 def test_workers_get_equal_shares(tokenizer: Tokenizer) -> None:
@@ -133,7 +137,7 @@ def test_a_result_that_could_not_be_written_is_refused_before_the_work(
 
 def test_the_report_shows_ratios_of_two_sides(tokenizer: Tokenizer) -> None:
     sides = {"ours": pretend(0.01), "theirs": pretend(0.02)}
-    runs: list[Run] = list(measure(PLAN, sides, tokenizer))
+    runs: list[Run] = list(measure(PLAN, sides, prompts(tokenizer)))
     console = Console(width=100)
     with console.capture() as shown:
         console.print(table(runs, [*sides]))

@@ -1,7 +1,8 @@
 """An engine whose KV cache holds tokens instead of keys and values, and whose model is a hash of what it reads.
 
 The model sees a sequence only through its block table, so a wrong table, a block that is shared before it is
-computed, or KV that was not rolled back gives a wrong token. `generate` is the oracle: the model run alone.
+computed, or KV that was not rolled back gives a wrong token. `generate` is the oracle: the model run alone. Beside each
+token the cache holds what it follows, as keys and values do: a block of the right tokens behind others is wrong too.
 """
 
 from __future__ import annotations
@@ -49,13 +50,24 @@ def generate(prompt: Iterable[int], max_new_tokens: int, end_id: int | None = No
     return output
 
 
+def histories(salt: bytes, tokens: Iterable[int]) -> list[int]:
+    """For each token, a number that stands for it and all before it."""
+    history = blake2b(salt, digest_size=7)
+    found = []
+    for token in tokens:
+        history.update(bytes([token]))
+        found.append(int.from_bytes(history.digest(), "big"))
+    return found
+
+
 class SimulatedEngine:
     """The engine loop over a scheduler, with every promise checked at every step."""
 
     def __init__(self, config: SchedulerConfig, num_blocks: int, tokens_per_block: int) -> None:
-        self.blocks = BlockManager(num_blocks, tokens_per_block)
+        self.blocks = BlockManager(num_blocks, tokens_per_block, enable_partial_reuse=config.reuses_partial_blocks)
         self.scheduler = Scheduler(config, self.blocks)
         self.cache = np.full((num_blocks, tokens_per_block), NOTHING)
+        self.histories = np.full((num_blocks, tokens_per_block), NOTHING)
         self.drafters: dict[Sequence, Drafter] = {}
         self.received: dict[Sequence, list[int]] = {}
         self.reasons: dict[Sequence, FinishReason] = {}
@@ -109,7 +121,8 @@ class SimulatedEngine:
         while sequence in self.live:
             self.step()
         count = self.blocks.pin(sequence)
-        for block in self.blocks.match(Sequence(id="reader", prompt=np.array([*prompt, 0]), max_new_tokens=1)).blocks:
+        reader = Sequence(id="reader", prompt=np.array([*prompt, 0]), max_new_tokens=1)
+        for block in self.blocks.match(reader).blocks[:count]:
             for slot in [(block, offset) for offset in range(self.blocks.tokens_per_block)]:
                 self.pinned_slots[slot] = int(self.cache[slot])
         return count
@@ -148,7 +161,7 @@ class SimulatedEngine:
         """The executor dies half-way: what it was to write is garbage."""
         for table, positions, _ in self._parts(batch):
             for position in positions:
-                self.cache[self._slot(table, position)] = GARBAGE
+                self.cache[self._slot(table, position)] = self.histories[self._slot(table, position)] = GARBAGE
         for progress in self.scheduler.fail(plan):
             assert progress.finish_reason is FinishReason.ERROR
             self._take(progress)
@@ -202,6 +215,10 @@ class SimulatedEngine:
             seen.append([int(before[slot]) for slot in past] + ids)
             known = entry.sequence.prompt.tolist() + self.received[entry.sequence]
             assert seen[-1] == known[: entry.stop] + list(entry.draft), f"{entry} read other tokens than its own"
+            following = histories(entry.sequence.cache_salt, seen[-1])
+            assert [int(self.histories[slot]) for slot in past] == following[: len(past)], f"{entry} reads other KV"
+            for slot, history in zip(own, following[len(past) :], strict=True):
+                self.histories[slot] = history
         assert written.isdisjoint(read), "a slot is read in the step that writes it"
         assert batch.max_context_len == max(len(tokens) for tokens in seen)
         return [self._sample(batch, seen, row) for row in batch.sample_rows.tolist()]
@@ -255,6 +272,7 @@ def config(
     policy: CapacityPolicy = CapacityPolicy.GUARANTEED_NO_EVICT,
     chunked: bool = True,
     reuse: bool = True,
+    partial: bool = True,
     queue: int = 0,
     urgency: Urgency = FIRST_COME,
 ) -> SchedulerConfig:
@@ -265,6 +283,7 @@ def config(
         capacity_policy=policy,
         enable_chunked_context=chunked,
         enable_kv_cache_reuse=reuse,
+        enable_partial_reuse=partial,
         max_queue_size=queue,
         urgency=urgency,
     )

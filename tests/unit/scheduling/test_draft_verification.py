@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from python_backend.scheduling import FinishReason
+from python_backend.scheduling import BlockManager, FinishReason, Scheduler, SchedulerConfig, Sequence, StepPlan
 from tests.unit.scheduling.simulated_engine import PAUSING, VOCABULARY, config, engine, generate, spans
 
 PROMPT = (1, 2, 3)
@@ -79,3 +80,112 @@ def test_an_end_id_inside_an_accepted_draft_ends_the_output_there() -> None:
     one.drain()
     assert sequence.output == truth[: truth.index(end) + 1]
     assert sequence.finish_reason is FinishReason.STOP
+
+
+class Rounds:
+    """A scheduler whose requests end with their draft, and which computes what `generate` says."""
+
+    def __init__(self, settings: SchedulerConfig, num_blocks: int = 16, tokens_per_block: int = 2) -> None:
+        self.scheduler = Scheduler(settings, BlockManager(num_blocks, tokens_per_block))
+
+    def add(self, prompt: list[int], draft: list[int], max_new_tokens: int = 9, end_id: int | None = None) -> Sequence:
+        sequence = Sequence(
+            id="", prompt=np.array(prompt), max_new_tokens=max_new_tokens, end_id=end_id, draft=draft,
+            ends_after_draft=True,
+        )  # fmt: skip
+        self.scheduler.add(sequence, 0.0)
+        return sequence
+
+    def step(self) -> StepPlan:
+        plan = self.scheduler.schedule(0.0)
+        assert plan is not None
+        sampled = []
+        for entry in plan.entries:
+            known = entry.sequence.prompt.tolist() + entry.sequence.output
+            sampled += [generate(known + list(entry.draft[:i]), 1)[0] for i in range(entry.rows)]
+        self.scheduler.advance(plan, sampled)
+        self.scheduler.check_integrity()
+        return plan
+
+
+@pytest.mark.parametrize("right", range(4))
+def test_a_request_that_brings_a_draft_ends_once_it_is_verified(right: int) -> None:
+    truth = generate(PROMPT, 9)
+    rounds = Rounds(config())
+    draft = [*truth[:right], *((token + 1) % VOCABULARY for token in truth[right:3])]
+    sequence = rounds.add(list(PROMPT), draft)
+    rounds.step()
+    assert sequence.output == truth[: right + 1]
+    assert (sequence.finish_reason, rounds.scheduler.is_idle) == (FinishReason.LENGTH, True)
+    assert (sequence.draft_tokens, sequence.accepted_draft_tokens) == (3, right)
+    assert rounds.scheduler.blocks.statistics.used == 0
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 2, 3])
+def test_it_ends_though_max_new_tokens_cut_the_draft(max_new_tokens: int) -> None:
+    truth = generate(PROMPT, 9)
+    rounds = Rounds(config())
+    sequence = rounds.add(list(PROMPT), truth[:6], max_new_tokens)
+    rounds.step()
+    assert (sequence.output, sequence.finish_reason) == (truth[:max_new_tokens], FinishReason.LENGTH)
+    assert sequence.draft_tokens == sequence.accepted_draft_tokens == max_new_tokens - 1
+
+
+def test_it_ends_though_the_budget_cut_the_draft() -> None:
+    truth = generate([1] * 7, 9)
+    rounds = Rounds(config(tokens=4))
+    sequence = rounds.add([1] * 7, truth[:4])
+    plans = [rounds.step() for _ in range(2)]
+    assert [spans(plan) for plan in plans] == [[(0, 4, 0)], [(4, 7, 2)]]
+    assert (sequence.output, sequence.finish_reason) == (truth[:2], FinishReason.LENGTH)
+
+
+def test_it_ends_though_no_room_was_left_for_any_of_the_draft() -> None:
+    truth = generate([1] * 8, 9)
+    rounds = Rounds(config(tokens=4))
+    sequence = rounds.add([1] * 8, truth[:4])
+    plans = [rounds.step() for _ in range(2)]
+    assert [spans(plan) for plan in plans] == [[(0, 4, 0)], [(4, 8, 1)]]
+    assert (sequence.output, sequence.finish_reason) == (truth[:1], FinishReason.LENGTH)
+    assert (sequence.draft_tokens, sequence.accepted_draft_tokens) == (0, 0)
+
+
+def test_it_ends_though_the_blocks_of_others_cut_the_draft() -> None:
+    truth = generate([1] * 3, 9)
+    rounds = Rounds(config(policy=PAUSING), num_blocks=6)
+    other = Sequence(id="", prompt=np.array([0] * 4), max_new_tokens=2)
+    rounds.scheduler.add(other, 0.0)
+    rounds.step()
+    sequence = rounds.add([1] * 3, truth[:6], max_new_tokens=7)
+    plan = rounds.step()
+    assert [entry.rows for entry in plan.entries] == [1, 4]  # 3 blocks are left, for 3 tokens of the prompt and 3
+    assert (sequence.output, sequence.finish_reason) == (truth[:4], FinishReason.LENGTH)
+
+
+def test_an_end_id_in_its_draft_makes_it_stop() -> None:
+    truth = generate(PROMPT, 9)
+    end = truth[2]
+    rounds = Rounds(config())
+    sequence = rounds.add(list(PROMPT), truth[:6], end_id=end)
+    rounds.step()
+    kept = truth.index(end) + 1
+    assert (sequence.output, sequence.finish_reason) == (truth[:kept], FinishReason.STOP)
+    assert (sequence.draft_tokens, sequence.accepted_draft_tokens) == (6, kept)
+
+
+def test_without_a_draft_it_is_one_token() -> None:
+    rounds = Rounds(config())
+    sequence = rounds.add(list(PROMPT), [])
+    rounds.step()
+    assert (sequence.output, sequence.finish_reason) == (generate(PROMPT, 1), FinishReason.LENGTH)
+
+
+def test_the_next_round_starts_behind_the_accepted_tokens() -> None:
+    truth = generate(PROMPT, 9)
+    rounds = Rounds(config())
+    rounds.add(list(PROMPT), truth[:4])
+    rounds.step()
+    following = rounds.add([*PROMPT, *truth[:5]], truth[5:7])
+    plan = rounds.step()
+    assert plan.entries[0].start >= 6  # KV of 7 tokens was there, in blocks of 2
+    assert following.output == truth[5:8]

@@ -28,7 +28,7 @@ class TestContext:
 
     def test_without_chunked_context_a_prompt_waits_until_a_step_takes_it_whole(self) -> None:
         one = engine(config(tokens=6, chunked=False))
-        one.add([1, 2], 2)
+        one.add([4, 4], 2)
         one.step()
         one.add([1, 2, 3, 4, 1, 2], 1)
         assert [spans(one.step()) for _ in range(2)] == [[(2, 3, 1)], [(0, 6, 1)]]

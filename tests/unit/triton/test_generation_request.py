@@ -13,7 +13,14 @@ from python_backend.engine.guided import Guide, GuideType
 from python_backend.errors import InvalidRequest, Unsupported
 from python_backend.triton.generation_request import WITHOUT_EFFECT, Limits, is_stop, parse
 
-LIMITS = Limits(vocab_size=100, tokenizer_vocab_size=90, max_seq_len=20, max_return_sequences=8, streaming=True)
+LIMITS = Limits(
+    vocab_size=100,
+    tokenizer_vocab_size=90,
+    max_seq_len=20,
+    max_return_sequences=8,
+    streaming=True,
+    max_draft_len=4,
+)
 UNARY = replace(LIMITS, streaming=False)
 NUMPY = {
     "INT32": np.int32,
@@ -89,9 +96,7 @@ def test_values_out_of_range_are_refused_with_the_value_and_the_limit(values: di
         parse_one(values)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("beam_width", 4), ("draft_acceptance_threshold", 0.5), ("lora_task_id", 7)]
-)
+@pytest.mark.parametrize(("name", "value"), [("beam_width", 4), ("lookahead_window_size", 5), ("lora_task_id", 7)])
 def test_what_the_engine_lacks_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(Unsupported, match=f"{name} = {value} is not available"):
         parse_one(tensors(**{name: value}))
@@ -173,6 +178,85 @@ def test_several_sequences() -> None:
             parse_one(tensors(num_return_sequences=count))
     with pytest.raises(Unsupported, match="num_return_sequences is 2; a model that is not decoupled"):
         parse_one(tensors(num_return_sequences=2), UNARY)
+
+
+def draft_of(*ids: int, logits: Any = None, **scalars: Any) -> dict[str, Any]:
+    values = tensors(**scalars) | {"draft_input_ids": np.array([ids], np.int32)}
+    return values if logits is None else values | {"draft_logits": np.asarray(logits, np.float32)[np.newaxis]}
+
+
+def test_a_draft() -> None:
+    request = parse_one(draft_of(5, 6, 7))
+    assert (request.draft, request.draft_acceptance, request.num_draft_tokens) == ((5, 6, 7), None, 0)
+    logits = np.arange(200, dtype=np.float32).reshape(2, 100)
+    logits[1, :50] = -np.inf
+    request = parse_one(draft_of(5, 6, logits=logits))
+    np.testing.assert_array_equal(request.draft_acceptance.logits, logits)
+    assert request.draft_acceptance.threshold is None
+    request = parse_one(draft_of(5, 6, logits=logits, draft_acceptance_threshold=0.25))
+    assert request.draft_acceptance.threshold == 0.25
+    assert parse_one(tensors(num_draft_tokens=4)).num_draft_tokens == 4
+
+
+def test_an_empty_draft_is_none() -> None:
+    empty = {"draft_input_ids": np.zeros((1, 0), np.int32), "draft_logits": np.zeros((1, 0, 100), np.float32)}
+    request = parse_one(tensors(num_draft_tokens=0) | empty)
+    assert (request.draft, request.draft_acceptance, request.num_draft_tokens) == ((), None, 0)
+    assert parse_one(tensors(num_return_sequences=2) | empty).num_return_sequences == 2
+
+
+FLAT = np.zeros((2, 100), np.float32)
+NOT_NUMBERS = np.concatenate((FLAT[:1], np.full((1, 100), np.nan, np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            draft_of(1, 2, 3, 4, 5),
+            r"Number of draft tokens \(5\) is larger than maximum number of draft tokens \(4\).*raise max_draft_len",
+        ),
+        (draft_of(1, 100), "token id 100 in draft_input_ids is not in the vocabulary.*between 0 and 99"),
+        (draft_of(-1), "token id -1 in draft_input_ids"),
+        (draft_of(1, 2, 3, logits=FLAT), r"shape \[2, 100\]; 3 draft tokens .* make \[3, 100\]"),
+        (draft_of(1, 2, logits=FLAT[:, :90]), r"shape \[2, 90\]; .* make \[2, 100\]\. .*same vocabulary"),
+        (draft_of(1, 2, logits=NOT_NUMBERS), "largest value is nan"),
+        (draft_of(1, 2, logits=FLAT + np.inf), "largest value is inf"),
+        (draft_of(1, 2, logits=FLAT - np.inf), "largest value is -inf"),
+        (tensors() | {"draft_logits": FLAT[np.newaxis]}, "draft_logits is there, but draft_input_ids is not"),
+        (draft_of(1, draft_acceptance_threshold=0.5), "threshold is 0.5, but draft_logits is missing"),
+        (tensors(draft_acceptance_threshold=0.5), "threshold is 0.5, but draft_logits is missing"),
+        (draft_of(1, 2, logits=FLAT, draft_acceptance_threshold=1.5), "threshold is 1.5; it lies between 0 and 1"),
+        (draft_of(1, 2, logits=FLAT, draft_acceptance_threshold=-0.5), "threshold is -0.5"),
+        (draft_of(1, 2, logits=FLAT, draft_acceptance_threshold=np.nan), "threshold is nan"),
+        (tensors(num_draft_tokens=5), "num_draft_tokens is 5; it lies between 0 and 4, max_draft_len"),
+        (tensors(num_draft_tokens=-1), "num_draft_tokens is -1"),
+        (draft_of(1, num_draft_tokens=2), "num_draft_tokens is 2, but draft_input_ids brings a draft already"),
+        (draft_of(1, num_return_sequences=2), "num_return_sequences is 2, but the draft .* continues one sequence"),
+    ],
+)
+def test_a_draft_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        parse_one(values)
+
+
+def test_an_engine_without_drafts_refuses_them() -> None:
+    none = replace(LIMITS, max_draft_len=0)
+    assert parse_one(tensors(num_draft_tokens=0), none).draft == ()
+    with pytest.raises(InvalidRequest, match=r"maximum number of draft tokens \(0\)"):
+        parse_one(draft_of(1), none)
+    with pytest.raises(InvalidRequest, match="num_draft_tokens is 1"):
+        parse_one(tensors(num_draft_tokens=1), none)
+
+
+def test_each_row_of_a_batch_has_its_draft() -> None:
+    batch = {
+        "input_ids": np.array([[1, 2, 3], [4, 0, 0]], np.int32),
+        "input_lengths": np.array([3, 1], np.int32),
+        "request_output_len": np.array([2, 9], np.int32),
+        "draft_input_ids": np.array([[5, 6], [7, 8]], np.int32),
+    }
+    assert [each.draft for each in parse(batch, LIMITS, exclude_input_in_output=False)] == [(5, 6), (7, 8)]
 
 
 def test_logits_that_no_response_could_carry_are_refused() -> None:

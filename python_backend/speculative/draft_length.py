@@ -1,0 +1,152 @@
+"""How many tokens to draft for each sequence of the next step: as many as bring the most tokens per second.
+
+Liu et al., "Optimizing Speculative Decoding for Serving Large Language Models Using Goodput", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from python_backend.speculative.step_cost import Float64Array, StepCost
+
+TO_START = 1.05  # times the tokens per second without drafts that those with drafts must promise
+TO_GO_ON = 1.02
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A sequence that would take drafts."""
+
+    limit: int
+    """Most tokens to draft, 1 or more."""
+    acceptance: float
+    """The chance that one more token is accepted, given that those before it are."""
+    is_priced: bool = False
+    """Its guess is yet to be made, and that costs time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLengths:
+    """What was chosen for one step, and what it promises."""
+
+    lengths: list[int]  #: by candidate; 0: none
+    tokens: float  #: that the step is expected to bring
+    step_s: float  #: what they cost, drafts included and context left out
+    tokens_without: int
+    step_without_s: float
+
+    @property
+    def speedup(self) -> float:
+        """Tokens per second over those without drafts."""
+        return self.tokens / self.step_s * self.step_without_s / self.tokens_without
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Of a step: its tokens without drafts, and its draft tokens."""
+
+    tokens: int
+    drafts: int
+
+
+class DraftLengthController:
+    """Chooses lengths step by step. With hysteresis: to begin, drafts must promise 5 % more, to go on 2 %."""
+
+    def __init__(self, step_cost: StepCost) -> None:
+        self._cost = step_cost
+        self._is_drafting = False
+        self._latest = _Shape(0, 0)
+
+    def choose(
+        self,
+        candidates: Many[Candidate],
+        *,
+        generating: int,
+        context_tokens: int,
+        budget: int,
+        price_s: Callable[[int, int], float] | None = None,
+    ) -> DraftLengths:
+        """The lengths with the best goodput, at most ``budget`` tokens in all.
+
+        ``generating`` sequences, candidates among them, get a token each without drafts. ``context_tokens`` are
+        computed in the same step. ``price_s`` says what guesses for so many sequences, so many tokens each, cost; it
+        is not needed where no candidate is priced.
+
+        What the context costs is left out on both sides: it has to be computed anyway. But a draft token costs what it
+        adds to the step as it is going to be, and with context in it that is busy. Gains fall with the length and costs
+        have steps, so the largest gains are taken one after another, and the best total of all wins.
+        """
+        gains, owners, ranks = _marginal_gains(candidates, budget)
+        tokens = generating + np.concatenate(([0.0], np.cumsum(gains)))
+        priced = np.array([candidate.is_priced for candidate in candidates], dtype=np.bool_)[owners]
+        busy = generating + context_tokens
+        seconds = self._cost.seconds(generating) + self._added_s(busy, ranks) + self._reshaping_s(busy, priced)
+        if price_s is not None and priced.any():
+            seconds += _prices(priced, ranks, price_s)
+        goodput = tokens / seconds
+        best = int(np.argmax(goodput))
+        if candidates:
+            self._is_drafting = bool(goodput[best] > goodput[0] * (TO_GO_ON if self._is_drafting else TO_START))
+        if not self._is_drafting:
+            best = 0
+        self._latest = _Shape(busy, best)
+        lengths = np.bincount(owners[:best], minlength=len(candidates)).tolist()
+        return DraftLengths(lengths, float(tokens[best]), float(seconds[best]), generating, float(seconds[0]))
+
+    def _reshaping_s(self, tokens: int, priced: npt.NDArray[np.bool_]) -> Float64Array:
+        """What the first 0, 1, ... draft tokens lose by changing the number of tokens from step to step.
+
+        The first step with drafts also pays for the way back, so that is free when it comes: looked-up guesses come and
+        go. Whoever is paid for guesses always has one, so with those the first step is one of many.
+        """
+        drafts = np.arange(len(priced) + 1)
+        as_before = tokens == self._latest.tokens
+        if self._latest.drafts:
+            changes = as_before * (drafts != self._latest.drafts)
+        else:
+            changes = (1 + as_before) * ~np.concatenate(([False], np.logical_or.accumulate(priced)))
+        charge: Float64Array = changes * (drafts > 0) * self._cost.reshaping_s
+        return charge
+
+    def _added_s(self, tokens: int, ranks: npt.NDArray[np.int64]) -> Float64Array:
+        """What the first 0, 1, ... draft tokens add to a step of so many tokens."""
+        drafting = np.concatenate(([0], np.cumsum(ranks == 1)))
+        curve = self._cost.curve[tokens : tokens + len(ranks) + 1]
+        added: Float64Array = curve - curve[0] + np.maximum(drafting - 1, 0) * self._cost.per_drafting_sequence_s
+        return added
+
+
+def _marginal_gains(
+    candidates: Many[Candidate], budget: int
+) -> tuple[Float64Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Expected tokens that one more draft token adds, largest first; whose it is, and which of that sequence's.
+
+    The j-th draft token adds one when it and all before it are accepted.
+    """
+    limits = np.array([candidate.limit for candidate in candidates], dtype=np.int64)
+    rates = np.array([candidate.acceptance for candidate in candidates], dtype=np.float64)
+    ranks = np.arange(1, limits.max(initial=0) + 1)
+    all_ranks, owners = np.nonzero(ranks[:, None] <= limits)  # by rank, so that equal gains keep their order
+    gains = rates[owners] ** ranks[all_ranks]
+    order = np.argsort(-gains, kind="stable")[: max(budget, 0)]
+    return gains[order], owners[order], ranks[all_ranks[order]]
+
+
+def _prices(
+    priced: npt.NDArray[np.bool_], ranks: npt.NDArray[np.int64], price_s: Callable[[int, int], float]
+) -> Float64Array:
+    """Of making the first 0, 1, ... guesses: a proposer drafts for all its sequences side by side."""
+    sequences = np.cumsum(priced & (ranks == 1))
+    longest = np.maximum.accumulate(np.where(priced, ranks, 0))
+    known: dict[tuple[int, int], float] = {(0, 0): 0.0}
+    prices = np.zeros(len(priced) + 1)
+    for place, load in enumerate(zip(sequences.tolist(), longest.tolist(), strict=True), 1):
+        if load not in known:
+            known[load] = price_s(*load)
+        prices[place] = known[load]
+    return prices

@@ -1,0 +1,55 @@
+"""A row of a request of the front door that the CPU engine answers by itself: its responses are the client's."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from python_backend.triton.front_reply import FrontReply
+from python_backend.triton.front_request import Arrays
+from python_backend.triton.interruption import Interruption
+from python_backend.triton.other_model import OtherModel
+from python_backend.triton.tensors import check_shared_memory
+
+_FINISH = "finish_reason"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassedOn:
+    """One call of the engine, text included."""
+
+    engine: OtherModel
+    inputs: Arrays
+    outputs: tuple[str, ...]
+    request_id: str
+    sequences: int
+    batch_index: int | None
+    interruption: Interruption
+    deadline_s: float | None
+
+    def run(self, reply: FrontReply) -> None:
+        """Answer. Raises Interrupted when nobody waits any more, ModelError when the engine refuses."""
+        open_sequences = self.sequences
+        call = self.engine.call(self.inputs, (*self.outputs, _FINISH), self.request_id, self._timeout_us())
+        with self.interruption.over(call):
+            for arrays in call.responses():
+                open_sequences -= _FINISH in arrays
+                reply.send(self._response(arrays), ends=not open_sequences)
+        if open_sequences:
+            reply.send(None, ends=True)  # somebody stopped the engine's request
+
+    def _response(self, arrays: Arrays) -> object:
+        if self.batch_index is not None:
+            arrays["batch_index"] = np.array([[self.batch_index]], np.int32)
+        check_shared_memory(arrays)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in self.outputs]
+        )
+
+    def _timeout_us(self) -> int | None:
+        if self.deadline_s is None:
+            return None
+        return max(round((self.deadline_s - time.monotonic()) * 1e6), 1)

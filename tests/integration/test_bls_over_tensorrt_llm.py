@@ -1,0 +1,419 @@
+"""`tensorrt_llm_bls` over a stand-in for TensorRT-LLM that answers as the C++ backend documents, in the real server."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tritonclient.grpc as triton
+
+from python_backend.launcher.server import TritonServer
+from python_backend.text.tokenizer import Tokenizer
+from tests.integration.conftest import serving
+from tests.integration.stand_in.repository import StandInRepository, tokenizer_dir
+from tests.integration.triton_api import (
+    Answer,
+    infer_inputs,
+    metric,
+    post,
+    server_sent_events,
+    stream,
+    text_request,
+    wait_for_metric,
+)
+
+pytestmark = pytest.mark.server
+
+SCRIPTS = {
+    "tale": "Es war einmal: naïve café, 汉字かな交じり文, 🙂👩‍👩‍👧 and seven wizards. The quick fox, my vow.",
+    "copy": "My quartz vow: the quick brown fox jumps over the lazy dog, and 7 wizards judge it (quietly).",
+    "long": "one two three four five six seven eight nine ten " * 200,
+}
+PROMPTS = {
+    "tale": "tale please<|im_start|>",
+    "copy": f"copy this: {SCRIPTS['copy']}<|im_start|>",
+    "long": "long please<|im_start|>",
+}
+PLAIN, NGRAM, DRAFT = "bls_plain", "bls_ngram", "tensorrt_llm_bls"
+DOORS = [PLAIN, NGRAM, DRAFT]
+ENGINE_OF = {PLAIN: "quick", NGRAM: "tensorrt_llm", DRAFT: "tensorrt_llm"}
+DRAFTED = {"max_draft_len": "6", "num_draft_tokens": "6"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tokenizer_dir(tmp_path_factory.mktemp("stand_in") / "engine", SCRIPTS)
+
+
+@pytest.fixture(scope="module")
+def server(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Several front doors, each with settings of its own, over engines of several kinds."""
+    repository = StandInRepository(tmp_path_factory.mktemp("stand_in"), tokenizer_folder)
+    # A step is slow beside what a call takes, so that drafts pay, also on a busy machine.
+    repository.add_engine("tensorrt_llm", max_draft_len="6", step_ms="15")
+    repository.add_engine("quick", step_ms="2")
+    repository.add_engine("tensorrt_llm_draft", step_ms="0.5", wrong_every="5", decoupled="False")
+    repository.add_engine("undrafted")
+    repository.add_engine("unary", step_ms="15", max_draft_len="6", decoupled="False", exclude_input_in_output="false")
+    drafting = {"drafter": "draft_model", "tensorrt_llm_draft_model_name": "tensorrt_llm_draft", **DRAFTED}
+    repository.add_front_door(PLAIN, tensorrt_llm_model_name="quick")
+    repository.add_front_door(NGRAM, drafter="ngram", **DRAFTED)
+    repository.add_front_door(DRAFT, **drafting)
+    accumulating = {"accumulate_tokens": "true", "exclude_input_in_output": "false"}
+    repository.add_front_door("bls_accumulating", tensorrt_llm_model_name="quick", **accumulating)
+    repository.add_front_door("bls_undrafted", tensorrt_llm_model_name="undrafted", **drafting)
+    repository.add_front_door("bls_without_draft", **drafting | {"tensorrt_llm_draft_model_name": "nowhere"})
+    repository.add_front_door("bls_unary", tensorrt_llm_model_name="unary", decoupled="False", **drafting)
+    with serving(repository.path, tokenizer_folder, "tensorrt_llm") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> Tokenizer:
+    return Tokenizer.load(tokenizer_folder)
+
+
+def tokens_of(tokenizer: Tokenizer, name: str) -> list[int]:
+    return [int(token) for token in tokenizer.encode(SCRIPTS[name], add_special_tokens=False)]
+
+
+def ask(server: TritonServer, model: str, name: str, max_tokens: int = 400, **extra: Any) -> Answer:
+    return stream(server, model, text_request(PROMPTS[name], max_tokens, **extra), timeout_s=40)
+
+
+def joined(answer: Answer, name: str) -> npt.NDArray[Any]:
+    return np.concatenate([response[name].reshape(-1) for response in answer.responses if name in response])
+
+
+def words(*values: str) -> npt.NDArray[np.object_]:
+    return np.array([[value.encode() for value in values]], np.object_)
+
+
+@pytest.mark.parametrize("model", DOORS)
+@pytest.mark.parametrize("name", ["tale", "copy"])
+def test_streamed_and_whole_it_is_the_text_that_the_engine_writes(server: TritonServer, model: str, name: str) -> None:
+    whole = ask(server, model, name)
+    assert [response["text_output"].item().decode() for response in whole.responses] == [SCRIPTS[name]]
+    pieces = ask(server, model, name, stream=True)
+    assert len(pieces.responses) > 3
+    assert pieces.text == SCRIPTS[name]
+
+
+@pytest.mark.parametrize("model", DOORS)
+@pytest.mark.parametrize("max_tokens", [1, 16, 17, 40])
+def test_max_tokens_is_the_limit_wherever_rounds_stand(
+    server: TritonServer, tokenizer: Tokenizer, model: str, max_tokens: int
+) -> None:
+    expected = tokenizer.decode(tokens_of(tokenizer, "tale")[:max_tokens], skip_special_tokens=True)
+    answer = ask(server, model, "tale", max_tokens, stream=True, return_num_output_tokens=True)
+    assert answer.text == expected
+    assert joined(answer, "num_output_tokens").sum() == max_tokens
+
+
+@pytest.mark.parametrize("model", DOORS)
+@pytest.mark.parametrize("streams", [True, False])
+def test_stop_words_are_found_across_tokens_and_rounds(server: TritonServer, model: str, streams: bool) -> None:
+    request = text_request(PROMPTS["tale"], 400, stream=streams) | {
+        "stop_words": words("never", "my vow", "zards. The q")
+    }
+    answer = stream(server, model, request)
+    assert answer.text == SCRIPTS["tale"].partition("zards. The q")[0]
+    wait_for_metric(server, 0, "stand_in_running", model=ENGINE_OF[model])
+
+
+@pytest.mark.parametrize("model", DOORS)
+def test_an_end_id_of_the_clients_ends_the_text_before_it(
+    server: TritonServer, tokenizer: Tokenizer, model: str
+) -> None:
+    ids = tokens_of(tokenizer, "copy")
+    place = next(place for place, token in enumerate(ids) if place > 25 and token not in ids[:place])
+    answer = ask(server, model, "copy", end_id=np.int32(ids[place]), stream=True)
+    assert answer.text == tokenizer.decode(ids[:place], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("model", DOORS)
+def test_without_an_end_id_and_with_min_tokens_it_goes_on(
+    server: TritonServer, tokenizer: Tokenizer, model: str
+) -> None:
+    ids = tokens_of(tokenizer, "copy")
+    onward = ask(server, model, "copy", len(ids) + 20, end_id=np.int32(-1))
+    assert onward.text == SCRIPTS["copy"] + tokenizer.decode(ids[:19], skip_special_tokens=True)
+    longer = ask(server, model, "copy", len(ids) + 9, min_tokens=np.int32(len(ids) + 5), return_num_output_tokens=True)
+    assert longer.text.startswith(SCRIPTS["copy"])
+    assert joined(longer, "num_output_tokens").sum() == len(ids) + 9
+
+
+@pytest.mark.parametrize("model", DOORS)
+def test_rows_and_sequences_are_told_apart(server: TritonServer, model: str) -> None:
+    names = ["copy", "tale", "copy"]
+    request = {
+        "text_input": np.array([[PROMPTS[name].encode()] for name in names], np.object_),
+        "max_tokens": np.array([[400], [30], [7]], np.int32),
+        "stream": np.array([[True]] * 3),
+        "num_return_sequences": np.array([[2]] * 3, np.int32),
+    }
+    answer = stream(server, model, request)
+    texts: dict[tuple[int, int], str] = {}
+    for response in answer.responses:
+        key = (response["batch_index"].item(), response["sequence_index"].item())
+        texts[key] = texts.get(key, "") + response["text_output"].item().decode()
+    alone = [ask(server, PLAIN, name, most).text for name, most in zip(names, (400, 30, 7), strict=True)]
+    assert texts == {(row, index): alone[row] for row in range(3) for index in range(2)}
+
+
+@pytest.mark.parametrize("model", DOORS)
+def test_log_probabilities_of_all_rounds_are_joined(server: TritonServer, tokenizer: Tokenizer, model: str) -> None:
+    expected = -(np.array(tokens_of(tokenizer, "copy"), np.float32) % 7) / 8
+    for streams in (True, False):
+        answer = ask(server, model, "copy", stream=streams, return_log_probs=True)
+        np.testing.assert_allclose(joined(answer, "output_log_probs"), expected)
+        assert joined(answer, "cum_log_probs")[-1] == pytest.approx(expected.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", DOORS)
+def test_logits_of_all_rounds_are_joined(server: TritonServer, tokenizer: Tokenizer, model: str) -> None:
+    answer = ask(server, model, "copy", return_generation_logits=True)
+    logits = np.concatenate([response["generation_logits"] for response in answer.responses], axis=2)
+    assert logits.shape[:2] == (1, 1)
+    assert logits[0, 0].argmax(-1).tolist() == tokens_of(tokenizer, "copy")
+
+
+@pytest.mark.parametrize("model", [NGRAM, DRAFT])
+def test_performance_metrics_count_drafts(server: TritonServer, tokenizer: Tokenizer, model: str) -> None:
+    answer = ask(server, model, "copy", return_perf_metrics=True)
+    (response,) = answer.responses
+    drafted, accepted = response["total_draft_tokens"].item(), response["total_accepted_draft_tokens"].item()
+    assert 0 < accepted <= drafted
+    assert response["acceptance_rate"].item() == pytest.approx(accepted / drafted)
+    times = [response[f"{name}_time_ns"].item() for name in ("arrival", "first_scheduled", "first_token", "last_token")]
+    assert 0 < times[0] <= times[1] <= times[2] <= times[3]
+    reused = response["kv_cache_reused_blocks"].item()
+    prompt = tokenizer.encode(PROMPTS["copy"], add_special_tokens=False)
+    assert reused == len(prompt) // 32  # the stand-in's figure for the prompt, and not those of later calls
+    assert response["kv_cache_alloc_total_blocks"].item() == reused + response["kv_cache_alloc_new_blocks"].item()
+
+
+def test_drafts_can_be_limited_and_left_out_by_a_request(server: TritonServer) -> None:
+    for count in (0, 1):
+        answer = ask(server, DRAFT, "copy", num_draft_tokens=np.int32(count), return_perf_metrics=True)
+        assert answer.text == SCRIPTS["copy"]
+        assert (answer.responses[0]["total_draft_tokens"].item() > 0) is bool(count)
+
+
+DRAWING: dict[str, Any] = {"top_p": np.float32(0.9), "temperature": np.float32(1.0)}
+
+
+def test_draft_logits_change_nothing_for_greedy_requests(server: TritonServer) -> None:
+    answer = ask(server, DRAFT, "copy", use_draft_logits=True, return_perf_metrics=True)
+    assert answer.text == SCRIPTS["copy"]
+    assert answer.responses[0]["total_accepted_draft_tokens"].item() > 0
+
+
+@pytest.mark.parametrize("extra", [{}, {"use_draft_logits": True}])
+def test_draws_are_the_targets_with_drafts_too(
+    server: TritonServer, tokenizer: Tokenizer, extra: dict[str, Any]
+) -> None:
+    """Three of four tokens are the script's; the draft's errors are none that the target could make."""
+    asked = 200
+    request = {"end_id": np.int32(-1), "return_log_probs": True, "seed": np.uint64(3), **DRAWING}
+    answer = ask(server, DRAFT, "long", asked, stream=True, return_perf_metrics=True, **request, **extra)
+    assert answer.error is None
+    expected = np.array(tokens_of(tokenizer, "long")[:asked], np.float32)
+    seen = joined(answer, "output_log_probs")
+    as_written, other = -(expected % 7) / 8, -((expected + 1) % 7) / 8
+    assert seen.size == asked
+    assert np.all(np.isclose(seen, as_written) | np.isclose(seen, other))
+    assert 0.6 < np.isclose(seen, as_written).mean() < 0.9  # 0.75, give or take five standard deviations
+    assert answer.responses[-1]["total_accepted_draft_tokens"].item() > 0
+
+
+def test_seeds_repeat_an_answer_and_their_absence_does_not(server: TritonServer) -> None:
+    def text(**seed: Any) -> str:
+        return ask(server, PLAIN, "copy", 60, **DRAWING, **seed).text
+
+    assert text(seed=np.uint64(7)) == text(seed=np.uint64(7)) != text(seed=np.uint64(8))
+    assert text() != text()
+
+
+def test_a_seed_is_the_engines_own_and_gives_each_sequence_another(server: TritonServer) -> None:
+    request = text_request(PROMPTS["copy"], 60, seed=np.uint64(7), **DRAWING)
+    request["num_return_sequences"] = np.array([[2]], np.int32)
+    texts = {
+        r["sequence_index"].item(): r["text_output"].item().decode() for r in stream(server, PLAIN, request).responses
+    }
+    assert texts == {
+        index: ask(server, PLAIN, "copy", 60, seed=np.uint64(7 + index), **DRAWING).text for index in range(2)
+    }
+    assert texts[0] != texts[1]
+
+
+def test_accumulating_each_response_repeats_the_text_so_far(server: TritonServer) -> None:
+    answer = ask(server, "bls_accumulating", "tale", stream=True)
+    texts = [response["text_output"].item().decode() for response in answer.responses]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
+    assert texts[-1] == SCRIPTS["tale"]
+
+
+@pytest.mark.parametrize(("model", "default"), [(DRAFT, True), ("bls_accumulating", False)])
+def test_the_prompt_is_shown_when_it_is_not_excluded(server: TritonServer, model: str, default: bool) -> None:
+    prompt = PROMPTS["copy"].removesuffix("<|im_start|>")
+    for said, excluded in ((None, default), (True, True), (False, False)):
+        extra = {} if said is None else {"exclude_input_in_output": said}
+        expected = "" if excluded else prompt
+        assert ask(server, model, "copy", **extra).text == expected + SCRIPTS["copy"]
+
+
+def test_unary_it_drafts_as_well_and_refuses_what_takes_more_than_one_response(server: TritonServer) -> None:
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        request = text_request(PROMPTS["tale"], 400, return_perf_metrics=True)
+        result = client.infer("bls_unary", infer_inputs(request))
+        assert result.as_numpy("text_output").item().decode() == SCRIPTS["tale"]
+        assert result.as_numpy("total_accepted_draft_tokens").item() > 0
+    two_rows = {
+        "text_input": np.array([[b"copy"], [b"copy"]], np.object_),
+        "max_tokens": np.array([[3], [3]], np.int32),
+    }
+    several = text_request(PROMPTS["copy"], 3, num_return_sequences=np.int32(2))
+    for refused in (two_rows, several, text_request(PROMPTS["copy"], 3, stream=True)):
+        error = stream(server, "bls_unary", refused).error
+        assert error is not None
+        assert "a model that is not decoupled answers with one response" in error
+
+
+def test_over_http_too(server: TritonServer) -> None:
+    body = {"text_input": PROMPTS["tale"], "max_tokens": 400}
+    assert post(server, f"{DRAFT}/generate", body).json()["text_output"] == SCRIPTS["tale"]
+    events = server_sent_events(server, DRAFT, {**body, "stream": True})
+    assert "".join(event["text_output"] for event in events) == SCRIPTS["tale"]
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "reason"),
+    [
+        (PLAIN, {"num_draft_tokens": np.int32(3)}, "this server drafts nothing"),
+        (DRAFT, {"num_draft_tokens": np.int32(7)}, "between 0 and 6 (max_draft_len)"),
+        (DRAFT, {"num_draft_tokens": np.int32(-1)}, "num_draft_tokens is -1"),
+        (NGRAM, {"use_draft_logits": True}, "use_draft_logits needs a draft model"),
+        (DRAFT, {"beam_width": np.int32(2)}, "Ask `ensemble` for beams"),
+        (DRAFT, {"num_return_sequences": np.int32(0)}, "ask for at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(
+    server: TritonServer, model: str, extra: dict[str, Any], reason: str
+) -> None:
+    answer = ask(server, model, "copy", **extra)
+    assert answer.responses == []
+    assert answer.error is not None
+    assert reason in answer.error
+
+
+def test_a_target_built_without_max_draft_len_says_so(server: TritonServer) -> None:
+    answer = ask(server, "bls_undrafted", "tale")
+    assert answer.error is not None
+    assert "is larger than maximum number of draft tokens (0)" in answer.error
+
+
+def test_a_draft_engine_that_is_not_there_is_named(server: TritonServer) -> None:
+    answer = ask(server, "bls_without_draft", "tale")
+    assert answer.error is not None
+    assert "nowhere" in answer.error
+    assert "internal error" not in answer.error
+    assert ask(server, "bls_without_draft", "tale", num_draft_tokens=np.int32(0)).text == SCRIPTS["tale"]
+
+
+LONG = 4000  # tokens; many seconds
+
+
+def leave_grpc(server: TritonServer, model: str) -> None:
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        arrived: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: arrived.put(result))
+        client.async_stream_infer(model, infer_inputs(text_request(PROMPTS["long"], LONG, stream=True)))
+        for _ in range(20):
+            assert arrived.get(timeout=60) is not None
+        client.stop_stream(cancel_requests=True)
+
+
+def leave_http(server: TritonServer, model: str) -> None:
+    body = {"text_input": PROMPTS["long"], "max_tokens": LONG, "stream": True}
+    url = f"{server.http_url}/v2/models/{model}/generate_stream"
+    with httpx.stream("POST", url, json=body, timeout=60) as response:
+        lines = (line for line in response.iter_lines() if line)
+        for _ in range(20):
+            assert next(lines)
+
+
+def wait_until_quiet(server: TritonServer, engine: str) -> None:
+    """Until no call runs, and no further one begins."""
+    calls, quiet_since_s = -1.0, time.monotonic()
+    while time.monotonic() - quiet_since_s < 0.25:
+        found = metric(server, "stand_in_calls", model=engine)
+        if found != calls or metric(server, "stand_in_running", model=engine):
+            calls, quiet_since_s = found, time.monotonic()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("leave", [leave_grpc, leave_http])
+@pytest.mark.parametrize("model", DOORS)
+def test_a_client_that_leaves_stops_the_engine(server: TritonServer, model: str, leave: Any) -> None:
+    before = metric(server, "stand_in_tokens", model=ENGINE_OF[model])
+    leave(server, model)
+    wait_until_quiet(server, ENGINE_OF[model])
+    assert metric(server, "stand_in_tokens", model=ENGINE_OF[model]) - before < LONG / 4
+
+
+@pytest.mark.parametrize("model", DOORS)
+def test_when_time_is_up_the_client_keeps_what_there_is(server: TritonServer, model: str) -> None:
+    for streams in (True, False):
+        request = text_request(PROMPTS["long"], LONG, stream=streams)
+        answer = stream(server, model, request, timeout_us=700_000)
+        assert answer.error is None
+        assert SCRIPTS["long"].startswith(answer.text)
+        assert 10 < len(answer.text) < len(SCRIPTS["long"]) / 2
+    wait_for_metric(server, 0, "stand_in_running", model=ENGINE_OF[model])
+
+
+def test_without_a_token_in_time_it_is_an_error(server: TritonServer) -> None:
+    answer = stream(server, PLAIN, text_request(PROMPTS["long"], LONG), timeout_us=1)
+    assert answer.error is not None
+    assert "timeout 0 ms passed" in answer.error
+
+
+def test_an_answer_that_ends_by_itself_needs_no_stop(server: TritonServer) -> None:
+    def stopped() -> list[float]:
+        return [metric(server, "stand_in_stopped", model=engine) for engine in ("quick", "tensorrt_llm")]
+
+    before = stopped()
+    for model in DOORS:
+        ask(server, model, "copy", stream=True)
+        ask(server, model, "copy", 20, stream=True)
+    assert stopped() == before
+
+
+def test_32_requests_at_once_in_one_instance(server: TritonServer) -> None:
+    texts: dict[int, str] = {}
+    expected = {index: ask(server, PLAIN, "tale", 20 + index).text for index in (0, 31)}
+    most = 0.0
+
+    def run(index: int) -> None:
+        texts[index] = ask(server, DRAFT, "tale", 20 + index, stream=bool(index % 2)).text
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(32)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        most = max(most, metric(server, "stand_in_running", model="tensorrt_llm"))
+    for thread in threads:
+        thread.join()
+    assert most > 8, "requests waited for each other"
+    assert {index: texts[index] for index in expected} == expected
+    assert all(SCRIPTS["tale"].startswith(text.rstrip("\ufffd")) for text in texts.values())
