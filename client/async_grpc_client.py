@@ -12,7 +12,7 @@ import grpc
 from tritonclient.grpc.aio import InferenceServerClient
 
 from client.completion import Chunk, Completion
-from client.grpc_messages import DEFAULT_URL, HEADERS, chunk_of, error_of, infer_inputs
+from client.grpc_messages import DEFAULT_URL, chunk_of, error_of, infer_inputs
 from client.request import GenerateRequest
 
 
@@ -37,7 +37,7 @@ class AsyncGrpcClient:
 
         Raises a SlipstreamClientError while iterating.
         """
-        responses = self._triton.stream_infer(_one(request), stream_timeout=request.timeout_s, headers=HEADERS)
+        responses = self._triton.stream_infer(_one(request), stream_timeout=request.timeout_s)
         try:
             yield self._chunks(responses, request)
         finally:
@@ -54,12 +54,14 @@ class AsyncGrpcClient:
         await self.close()
 
     async def _chunks(self, responses: Any, request: GenerateRequest) -> AsyncIterator[Chunk]:
-        index = 0
+        index, refusal = 0, None
         try:
             async for result, error in responses:
                 received_s = time.perf_counter()
                 if error is not None:
-                    raise self._error(None, error.message(), request, index)
+                    # Read on to the end: Triton 2.51 never unloads a model when a stream is cancelled just then.
+                    refusal = refusal or self._error(None, error.message(), request, index)
+                    continue
                 chunk = chunk_of(result, index, received_s)
                 if chunk is not None:
                     yield chunk
@@ -71,6 +73,8 @@ class AsyncGrpcClient:
             if not responses.cancelled() or _being_cancelled():
                 raise
             raise self._error("CANCELLED", "the server cancelled the request.", request, index) from error
+        if refusal is not None:
+            raise refusal
 
     def _error(self, code: str | None, message: str, request: GenerateRequest, index: int) -> Exception:
         return error_of(code, message, url=self._url, begun=index > 0, timeout_s=request.timeout_s)

@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from client.completion import Chunk, Completion
 from client.errors import SlipstreamClientError, Timeout
-from client.grpc_messages import DEFAULT_URL, HEADERS, chunk_of, error_of, infer_inputs, is_final
+from client.grpc_messages import DEFAULT_URL, chunk_of, error_of, infer_inputs, is_final
 from client.request import GenerateRequest
 
 #: how much later than gRPC itself we give up: its own deadline should be the one that fires
@@ -43,7 +43,7 @@ class GrpcClient:
         # A tritonclient runs one stream at a time; the connection below is shared by all of them.
         with InferenceServerClient(self._url) as triton:
             stream = _Stream(request, self._url)
-            triton.start_stream(stream.receive, stream_timeout=request.timeout_s, headers=HEADERS)
+            triton.start_stream(stream.receive, stream_timeout=request.timeout_s)
             try:
                 # A stream may fail before it is written to; it then reports why as its first item.
                 with suppress(InferenceServerException):

@@ -15,8 +15,6 @@ from client.request import GenerateRequest
 from python_backend.contract import Tensor
 
 DEFAULT_URL = "127.0.0.1:8001"
-#: makes Triton end a failed stream with a gRPC status; otherwise errors come in band, without one
-HEADERS = {"triton_grpc_error": "true"}
 
 
 def infer_inputs(request: GenerateRequest) -> list[InferInput]:
@@ -64,7 +62,11 @@ def _first(result: InferResult, name: str) -> Any:
 
 
 def error_of(code: str | None, message: str, *, url: str, begun: bool, timeout_s: float) -> SlipstreamClientError:
-    """Our error for a gRPC status (its bare name; None for an error that came in band)."""
+    """Our error for a gRPC status (its bare name; None for an error that came in band).
+
+    Triton reports what a model refuses in band. With the header triton_grpc_error it would send a status, but refusals
+    then crash Triton 2.51 sooner or later.
+    """
     if code == "DEADLINE_EXCEEDED":
         return Timeout(f"the answer was not complete within {timeout_s:g} s.")
     if begun:

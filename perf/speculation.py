@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import median
@@ -49,7 +50,7 @@ class Drafting:
 
 def speculation(options: argparse.Namespace) -> int:
     """Measure, print, and write figures and picture where asked."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)  # a pipe would cut the table at 80 columns
     plan = BenchPlan(
         concurrencies=options.concurrency,
         requests_per_worker=options.requests_per_worker,

@@ -28,7 +28,8 @@ class AcceptanceRate:
 class SequenceAcceptance:
     """Of one proposer for one sequence: exponentially weighted over its tokens, those before the first wrong one.
 
-    It forgets fast, within some ten tokens, since what matters is whether the text is being copied just now.
+    It forgets fast, within some ten tokens, since what matters is whether the text is being copied just now. Before
+    anything is known it is taken for half as good as others: guesses are scored at no cost before any is verified.
     """
 
     __slots__ = ("_pool", "_right", "_seen")
@@ -39,7 +40,7 @@ class SequenceAcceptance:
 
     @property
     def rate(self) -> float:
-        return (self._right + PRIOR_WEIGHT * self._pool.rate) / (self._seen + PRIOR_WEIGHT)
+        return (self._right + PRIOR_WEIGHT * self._pool.rate / 2) / (self._seen + PRIOR_WEIGHT)
 
     def add(self, right: int, wrong: int) -> None:
         """So many tokens were right, one after another, and then came a wrong one (1), or the end of what is known."""

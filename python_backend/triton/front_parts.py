@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from python_backend.contract import TENSORRT_LLM_BLS
 from python_backend.engine.sampling import SamplingParameters
 from python_backend.errors import InvalidRequest, Unsupported
 from python_backend.scheduling.sequence import Sequence
@@ -35,6 +36,7 @@ from python_backend.triton.request_row import Row
 from python_backend.triton.round_answer import NEW_BLOCKS, REUSED_BLOCKS, SCHEDULED, RoundAnswer
 from python_backend.triton.round_models import DraftEngine, EngineCalls, Lookup
 from python_backend.triton.settings import BlsSettings, Drafting
+from python_backend.triton.tensors import check_required
 
 Part = PassedOn | RoundAnswer
 
@@ -88,6 +90,7 @@ class FrontParts:
     def of(self, job: Job, interruption: Interruption) -> Iterator[Part]:
         """Raises ModelError when `preprocessing` refuses, InvalidRequest and Unsupported for what it does not see."""
         settings = self._settings
+        check_required(job.front, TENSORRT_LLM_BLS)
         call = self._preprocessing.call(preprocessing_inputs(job.front), preprocessing_outputs(job.front))
         (tokens,) = call.responses()
         rows = engine_inputs(job.front, tokens, added=self._is_ours)
@@ -112,6 +115,7 @@ class FrontParts:
                 yield from (self._in_rounds(asked, index) for index in range(asked.form.num_return_sequences))
 
     def _passed_on(self, asked: _Asked) -> PassedOn:
+        _refuse_draft_logits(asked.drafts, self._settings.drafter)
         own: Arrays = {
             "exclude_input_in_output": np.array([[asked.form.exclude_input_in_output]]),
             "num_draft_tokens": np.array([[asked.drafts.num_draft_tokens]], np.int32),
@@ -180,11 +184,7 @@ class FrontParts:
     def _drafter(self, asked: _Asked, calls: EngineCalls) -> RoundDrafter | None:
         """None where rounds are of no use: a guide's state and the logits of the prompt do not outlive a call."""
         drafter, with_logits = self._settings.drafter, asked.drafts.use_draft_logits
-        if with_logits and drafter is not Drafting.DRAFT_MODEL:
-            raise InvalidRequest(
-                f'use_draft_logits needs a draft model; drafter is "{drafter.value}". Leave it out, or set drafter '
-                "in tensorrt_llm_bls/config.pbtxt."
-            )
+        _refuse_draft_logits(asked.drafts, drafter)
         whole = Row(asked.inputs, 0)
         if whole.text("guided_decoding_guide_type") or whole.flag("return_context_logits"):
             return None
@@ -192,7 +192,9 @@ class FrontParts:
             case Drafting.NGRAM:
                 return Lookup(NgramProposer())
             case Drafting.DRAFT_MODEL:
-                return DraftEngine(self._draft_engine, calls, with_logits=with_logits)
+                return DraftEngine(
+                    self._draft_engine, calls, with_logits=with_logits, is_greedy=_is_greedy(asked.inputs)
+                )
             case _:
                 return None
 
@@ -202,6 +204,15 @@ class FrontParts:
         if criteria:
             return StoppingDetokenizer(self._tokenizer, criteria, skip)
         return Detokenizer(self._tokenizer, skip)
+
+
+def _refuse_draft_logits(drafts: Speculation, drafter: Drafting) -> None:
+    """Raises InvalidRequest where no draft model is called whose logits could be used."""
+    if drafts.use_draft_logits and drafter is not Drafting.DRAFT_MODEL:
+        raise InvalidRequest(
+            f'use_draft_logits needs a draft model; drafter is "{drafter.value}". Leave it out, or set drafter '
+            "in tensorrt_llm_bls/config.pbtxt."
+        )
 
 
 def _refuse_several(rows: int, form: AnswerForm) -> None:

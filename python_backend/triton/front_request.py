@@ -140,7 +140,9 @@ class AnswerForm:
         if max_tokens is None or max_tokens < 1:
             raise InvalidRequest(f"max_tokens (request_output_len) is {max_tokens}; ask for at least 1.")
         if beams not in (None, 1):
-            raise Unsupported(f"beam_width = {beams} is not available on tensorrt_llm_bls. Ask `ensemble` for beams.")
+            raise Unsupported(
+                f"beam_width = {beams} is not available on tensorrt_llm_bls. Over TensorRT-LLM, ask `ensemble`."
+            )
         if sequences is not None and sequences < 1:
             raise InvalidRequest(f"num_return_sequences is {sequences}; ask for at least 1.")
         table = row.matrix("stop_words_list")

@@ -22,7 +22,10 @@ _TOKENS = "output_ids"
 _LENGTH = "sequence_length"  # TensorRT-LLM refuses requests that do not want both
 #: Of the request as a whole; a call of a round says these itself, or they are found in the text here.
 _NOT_PASSED_ON = frozenset({"stop_words_list", "num_return_sequences", "min_length", "random_seed"})
-_SAMPLING = frozenset({"runtime_top_k", "runtime_top_p", "temperature", "seed"})
+_DRAWS = frozenset({"runtime_top_k", "runtime_top_p", "temperature"})
+_CHANGES = frozenset({
+    "repetition_penalty", "presence_penalty", "frequency_penalty", "embedding_bias", "bad_words_list",
+})  # fmt: skip
 _RETURNS = frozenset({"return_log_probs", "return_context_logits", "return_generation_logits", "return_perf_metrics"})
 
 
@@ -92,11 +95,14 @@ class EngineCalls:
 class DraftEngine:
     """Drafts from a second, smaller engine (`tensorrt_llm_draft`) by the same contract."""
 
-    def __init__(self, model: OtherModel, calls: EngineCalls, *, with_logits: bool) -> None:
-        """``calls``: the target's. With logits, tokens are drawn as the target draws them."""
+    def __init__(self, model: OtherModel, calls: EngineCalls, *, with_logits: bool, is_greedy: bool) -> None:
+        """``calls``: the target's."""
         # Without logits a draft token counts when the target draws the same: the likeliest one has the best chance.
-        left_out = _RETURNS if with_logits else _RETURNS | _SAMPLING
+        # With logits it has to be drawn from those very logits, which no parameter has changed.
+        left_out = _RETURNS | _DRAWS | (_CHANGES if with_logits else frozenset())
         inputs = {name: array for name, array in calls.inputs.items() if name not in left_out}
+        if with_logits and not is_greedy:
+            inputs["runtime_top_p"] = np.array([[1.0]], np.float32)
         outputs = ("generation_logits",) if with_logits else ()
         # Numbers of its own: whether the target accepts a token must not depend on those that it was drawn with.
         seed = _derived(calls.seed, 0)

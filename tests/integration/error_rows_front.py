@@ -27,7 +27,7 @@ BLS: Final = (
     ),
     _bls_row(
         "beams",
-        "beam_width = 2 is not available on tensorrt_llm_bls. Ask `ensemble` for beams.",
+        "beam_width = 2 is not available on tensorrt_llm_bls. Over TensorRT-LLM, ask `ensemble`.",
         error="Unsupported",
         beam_width=2,
     ),

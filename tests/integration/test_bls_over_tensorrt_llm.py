@@ -303,7 +303,7 @@ def test_over_http_too(server: TritonServer) -> None:
         (DRAFT, {"num_draft_tokens": np.int32(7)}, "between 0 and 6 (max_draft_len)"),
         (DRAFT, {"num_draft_tokens": np.int32(-1)}, "num_draft_tokens is -1"),
         (NGRAM, {"use_draft_logits": True}, "use_draft_logits needs a draft model"),
-        (DRAFT, {"beam_width": np.int32(2)}, "Ask `ensemble` for beams"),
+        (DRAFT, {"beam_width": np.int32(2)}, "ask `ensemble`"),
         (DRAFT, {"num_return_sequences": np.int32(0)}, "ask for at least 1"),
     ],
 )

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.server
 FRONTS = (ENSEMBLE, TENSORRT_LLM_BLS)
 DOORS = (TENSORRT_LLM, *FRONTS)
 #: What `tensorrt_llm_bls` says of beams before the engine can.
-BEAMS = "beam_width = 2 is not available on tensorrt_llm_bls. Ask `ensemble` for beams."
+BEAMS = "beam_width = 2 is not available on tensorrt_llm_bls. Over TensorRT-LLM, ask `ensemble`."
 PASSED_ON = [
     (front, setting)
     for front in FRONTS

@@ -24,7 +24,8 @@ class MarkovExecutor:
 
     def execute(self, batch: StepBatch) -> npt.NDArray[np.int32]:
         self._newest = batch.input_ids[batch.sample_rows]
-        return LOGITS[self._newest].argmax(axis=1).astype(np.int32)
+        chosen: npt.NDArray[np.int32] = LOGITS[self._newest].argmax(axis=1).astype(np.int32)
+        return chosen
 
     def logits(self) -> npt.NDArray[np.float32]:
         return LOGITS[self._newest]

@@ -126,7 +126,7 @@ def repository(directory: Path, *models: str, inputs: str = "") -> ModelReposito
 @pytest.mark.parametrize(
     ("models", "asked"),
     [
-        (["ensemble", "tensorrt_llm", "tensorrt_llm_bls"], ["ensemble", "tensorrt_llm_bls"]),
+        (["ensemble", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls"], ["ensemble", "tensorrt_llm_bls"]),
         (["tensorrt_llm", "preprocessing"], ["tensorrt_llm"]),
     ],
 )

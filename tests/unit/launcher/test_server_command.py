@@ -85,12 +85,14 @@ def test_environment_puts_the_wheel_first() -> None:
         "PATH": "/venv/bin:/usr/bin",
         "LD_LIBRARY_PATH": "/venv/lib/site-packages/nvidia_pytriton.libs:/python/lib",
         "SLIPSTREAM_ENGINE_DIR": "/engines/mine",
+        "SLIPSTREAM_GRPC_ADDRESS": "127.0.0.1:8001",
     }
 
 
 def test_environment_of_the_image_is_its_own() -> None:
-    options = ServerOptions(model_repository=Path("/models"))
-    assert server_environment(ImageInstallation(), options, {"PATH": "/usr/bin"}) == {"PATH": "/usr/bin"}
+    options = ServerOptions(model_repository=Path("/models"), host="0.0.0.0", ports=Ports(1, 2, 3))
+    environment = {"PATH": "/usr/bin", "SLIPSTREAM_GRPC_ADDRESS": "127.0.0.1:2"}
+    assert server_environment(ImageInstallation(), options, {"PATH": "/usr/bin"}) == environment
 
 
 def test_wheel_prepares_links_to_files_that_exist(tmp_path: Path) -> None:
