@@ -16,6 +16,7 @@ from build_engines.checkpoint.reader import Checkpoint
 from build_engines.content_hash import sha256_of
 from build_engines.progress import Report, silent
 from build_engines.publish import publishing
+from build_engines.sources.special_tokens import SpecialTokens
 from build_engines.tensorrt_llm.architectures import check_named_gpu
 from build_engines.tensorrt_llm.command import (
     build_command,
@@ -27,6 +28,7 @@ from build_engines.tensorrt_llm.command import (
 from build_engines.tensorrt_llm.settings import TensorRtLlmSettings
 from build_engines.tensorrt_llm.toolchain import Toolchain, check_gpus, find_toolchain
 from build_engines.tensorrt_llm.trtllm_build import run_trtllm_build
+from build_engines.tensorrt_llm.xgrammar_tokenizer_info import write_tokenizer_info
 from python_backend.engine.manifest import MANIFEST_FILE, LoraLimits, TensorRtLlmManifest
 from python_backend.engine.tensorrt_llm_engine import TensorRtLlmEngine, rank_file
 from python_backend.errors import SetupError
@@ -80,6 +82,8 @@ def compile_tensorrt_llm_engine(
         _compile(command, draft, engine_dir, checkpoint, tools, report)
         for name in checkpoint.tokenizer_files:
             shutil.copyfile(checkpoint_dir / name, draft / name)
+        if checkpoint.tokenizer_files:  # for guided decoding; see guided_decoding_backend in tensorrt_llm/config.pbtxt
+            write_tokenizer_info(draft, [SpecialTokens.read(draft).end_id], draft)
         complete = wanted.model_copy(update=_result(draft, tools))
         (draft / MANIFEST_FILE).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return True

@@ -63,6 +63,7 @@ def test_the_engine_is_published_with_its_tokenizer_and_manifest(
     )
     assert {path.name for path in engine_dir.iterdir()} == {
         "config.json", "rank0.engine", "rank1.engine", "tokenizer.json", "tokenizer_config.json", "manifest.json",
+        "xgrammar_tokenizer_info.json",
     }  # fmt: skip
     manifest = TensorRtLlmManifest.load(engine_dir)
     assert (manifest.tp_size, manifest.pp_size, manifest.world_size) == (2, 1, 2)
