@@ -67,6 +67,13 @@ def _messages(bench: Bench, door: Door) -> None:
     )
 
 
+def _use_draft_logits(bench: Bench, door: Door) -> None:
+    answer = door.ask(use_draft_logits=True)
+    assert answer.responses == []
+    assert (answer.error or "").startswith('use_draft_logits needs a draft model; drafter is "engine". Leave it out,')
+    assert door.ask(use_draft_logits=False).text == bench.plain.text
+
+
 def _refused(name: str, value: Any) -> Callable[[Bench, Door], None]:
     def effect(bench: Bench, door: Door) -> None:
         message = f"{name} is not available: the models served here read text. Leave {name} out."
@@ -87,7 +94,7 @@ OWN: dict[str, Callable[[Bench, Door], None]] = {
     "embedding_bias_words": _bias,
     "embedding_bias_weights": _bias,
     "messages": _messages,
-    "use_draft_logits": _changes_nothing(use_draft_logits=True),
+    "use_draft_logits": _use_draft_logits,
     "image_input": _refused("image_input", [[[[0.5]]] * 3]),
     "image_bytes_input": _refused("image_bytes_input", [[[[1]]]]),
     "image_url_input": _refused("image_url_input", "http://example.org/a.png"),
