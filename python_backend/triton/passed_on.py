@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 from python_backend.triton.front_reply import FrontReply
 from python_backend.triton.front_request import Arrays
-from python_backend.triton.interruption import Interruption
+from python_backend.triton.interruption import Interrupted, Interruption
 from python_backend.triton.other_model import OtherModel
 from python_backend.triton.tensors import check_shared_memory
 
@@ -31,15 +32,16 @@ class PassedOn:
     deadline_s: float | None
 
     def run(self, reply: FrontReply) -> None:
-        """Answer. Raises Interrupted when nobody waits any more, ModelError when the engine refuses."""
+        """Answer. Raises ModelError when the engine refuses."""
         open_sequences = self.sequences
         call = self.engine.call(self.inputs, (*self.outputs, _FINISH), self.request_id, self._timeout_us())
-        with self.interruption.over(call):
+        # Interrupted or not: an answer that was complete by then has ended, and must not end twice.
+        with suppress(Interrupted), self.interruption.over(call):
             for arrays in call.responses():
                 open_sequences -= _FINISH in arrays
                 reply.send(self._response(arrays), ends=not open_sequences)
         if open_sequences:
-            reply.send(None, ends=True)  # somebody stopped the engine's request
+            reply.send(None, ends=True)
 
     def _response(self, arrays: Arrays) -> object:
         if self.batch_index is not None:
