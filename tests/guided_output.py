@@ -39,7 +39,8 @@ def text_of(tokens: list[int]) -> str:
 def at_random(seed: int) -> Choose:
     """Evenly among the allowed tokens; after a while one that leads to an end, as most models come to one."""
     random = np.random.default_rng(seed)
-    closing = [END_ID, *(int(TOKENIZER.token_to_id(token)) for token in ('"', "}", "]", "-", "z", "0", ":", ","))]
+    closing = [END_ID, *(int(TOKENIZER.token_to_id(token)) for token in ('"', "}", "]"))]
+    continuing = [int(TOKENIZER.token_to_id(token)) for token in ("-", "z", "0", "1", ":", ",")]
     written = 0
 
     def choose(allowed: npt.NDArray[np.int64]) -> int:
@@ -49,6 +50,8 @@ def at_random(seed: int) -> Choose:
             for token in closing:
                 if token in allowed:
                     return token
+            # In no fixed order: zeros without end would be allowed behind "-0.", where a number below 0 is asked for.
+            allowed = np.intersect1d(allowed, continuing) if np.isin(continuing, allowed).any() else allowed
         return int(random.choice(allowed))
 
     return choose

@@ -74,8 +74,8 @@ class Scheduler:
         check_fits(sequence, self.config, self.blocks)
         sequence.arrival_s = now_s
         self.queue.add(sequence)
-        if sequence.deadline_s is not None:
-            self._deadlines.push(sequence, sequence.deadline_s)
+        if (deadline_s := sequence.deadline_s) is not None:
+            self._deadlines.push(sequence, deadline_s)
 
     def expire(self, now_s: float) -> list[Progress]:
         """End, with TIMED_OUT, the sequences whose deadline has come, waiting or running. Only between steps."""

@@ -70,8 +70,8 @@ class Sequence:
     """How to keep its blocks. None: like any others, and those it reuses as they were kept before."""
     tenant: str = ""
     """On whose behalf: places in the batch are shared out fairly between tenants."""
-    deadline_s: float | None = None
-    """When to give it up, on the clock of whoever passes time in."""
+    timeout_s: float | None = None
+    """How long after its arrival to give it up."""
     sampling: object | None = None
     """For whoever chooses the tokens; nothing here looks at it."""
     ends_after_draft: bool = False
@@ -134,6 +134,11 @@ class Sequence:
     def max_kv_tokens(self) -> int:
         """The most tokens whose KV it can need: the last output token is never fed back."""
         return self.max_tokens - 1
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When to give it up, on the clock of whoever passes time in; None: never."""
+        return None if self.timeout_s is None else self.arrival_s + self.timeout_s
 
     @property
     def remaining_tokens(self) -> int:

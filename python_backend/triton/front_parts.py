@@ -57,7 +57,11 @@ class Job:
     outputs: tuple[str, ...]
     reply: FrontReply
     arrival_s: float
-    deadline_s: float | None
+    timeout_s: float | None
+
+    @property
+    def deadline_s(self) -> float | None:
+        return None if self.timeout_s is None else self.arrival_s + self.timeout_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +142,7 @@ class FrontParts:
             prompt=form.prompt,
             max_new_tokens=form.max_tokens,
             end_id=form.end_id,
-            deadline_s=job.deadline_s,
+            timeout_s=job.timeout_s,
             arrival_s=job.arrival_s,
         )
         calls = self._calls(asked, index)

@@ -140,12 +140,11 @@ class TritonPythonModel:
         """One for each sequence that the request asks for."""
         outputs = frozenset(request.requested_output_names())
         allowed_s = timeout_s(request)
-        deadline_s = None if allowed_s is None else self._engine.clock() + allowed_s
         streams = []
         for batch_index, row in enumerate(rows):
             criteria = StopCriteria.of(self._tokenizer, row.stop_words, self._settings.skip_special_tokens)
             for index in range(row.num_return_sequences):
-                sequence = self._sequence(row, index, request.request_id(), deadline_s)
+                sequence = self._sequence(row, index, request.request_id(), allowed_s)
                 answer = Answer(
                     request=row,
                     sequence=sequence,
@@ -157,7 +156,7 @@ class TritonPythonModel:
                 streams.append(Stream(sequence=sequence, answer=answer, is_watched=row.streaming or bool(criteria)))
         return streams
 
-    def _sequence(self, row: GenerationRequest, index: int, request_id: str, deadline_s: float | None) -> Sequence:
+    def _sequence(self, row: GenerationRequest, index: int, request_id: str, allowed_s: float | None) -> Sequence:
         guide = None if row.guide is None else self._guides.start(row.guide, row.end_id)
         sampling = None
         if row.sampling is not None or guide is not None:
@@ -171,7 +170,7 @@ class TritonPythonModel:
             priority=row.priority,
             tenant=row.tenant,
             retention=row.retention,
-            deadline_s=deadline_s,
+            timeout_s=allowed_s,
             sampling=sampling,
             draft=list(row.draft),
             ends_after_draft=bool(row.draft),

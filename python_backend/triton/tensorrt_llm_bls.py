@@ -59,13 +59,12 @@ class TritonPythonModel:
         now_s = time.monotonic()
         try:
             refuse_unknown(request, TENSORRT_LLM_BLS)
-            allowed_s = timeout_s(request)
             job = Job(
                 front=front_inputs(read_inputs(request)),
                 outputs=tuple(request.requested_output_names()),
                 reply=reply,
                 arrival_s=now_s,
-                deadline_s=None if allowed_s is None else now_s + allowed_s,
+                timeout_s=timeout_s(request),
             )
         except Exception as error:
             _refuse(reply, error)  # One bad request never hurts another: it alone is answered with the error.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -68,20 +68,17 @@ def test_the_ensemble_answers_unary_calls(unary_server: TritonServer) -> None:
 
 def test_requests_batch_in_flight(unary_server: TritonServer) -> None:
     steps = metric(unary_server, "nv_trt_llm_general_metrics", general_type="iteration_counter")
-    results: list[triton.InferResult] = []
-
-    def ask(token: int) -> None:
-        results.append(infer(unary_server, "tensorrt_llm", token_request([token], 200)))
-
-    threads = [threading.Thread(target=ask, args=(token,)) for token in range(3, 11)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    answered: SimpleQueue[tuple[triton.InferResult, InferenceServerException | None]] = SimpleQueue()
+    with triton.InferenceServerClient(unary_server.grpc_url) as client:
+        asked = [infer_inputs(token_request([token], 400)) for token in range(3, 11)]
+        for inputs in asked:
+            client.async_infer("tensorrt_llm", inputs, lambda result, error: answered.put((result, error)))
+        results = [answered.get(timeout=60) for _ in asked]
     wait_until_idle(unary_server)
-    assert [result.as_numpy("sequence_length").item() for result in results] == [200] * 8
+    assert [error for _, error in results] == [None] * 8
+    assert [result.as_numpy("sequence_length").item() for result, _ in results] == [400] * 8
     taken = metric(unary_server, "nv_trt_llm_general_metrics", general_type="iteration_counter") - steps
-    assert taken < 8 * 200 / 2, "one after the other would take 1600 steps"
+    assert taken < 8 * 400 / 2, "one after the other would take 3200 steps"
 
 
 def test_errors_come_with_their_status(unary_server: TritonServer) -> None:

@@ -165,7 +165,7 @@ def test_a_deadline_is_reported_and_the_loop_goes_on() -> None:
     now_s = [0.0]
     reports = Reports()
     one = Engine(BlockReadingExecutor(), engine().config, reports, lambda: now_s[0])
-    hurried = Sequence(id="hurried", prompt=prompt(1, 2), max_new_tokens=20, deadline_s=0.5)
+    hurried = Sequence(id="hurried", prompt=prompt(1, 2), max_new_tokens=20, timeout_s=0.5)
     patient = Sequence(id="patient", prompt=prompt(2, 1), max_new_tokens=3)
     one.submit(hurried)
     assert one.step()

@@ -102,7 +102,7 @@ class SimulatedEngine:
             cache_salt=salt,
             retention=retention,
             tenant=tenant,
-            deadline_s=None if timeout_s is None else self.now_s + timeout_s,
+            timeout_s=timeout_s,
         )
         self.scheduler.add(sequence, self.now_s)
         self.received[sequence] = []

@@ -72,7 +72,7 @@ def test_integrity_check_reports_a_lost_deadline() -> None:
 
 class TestMessage:
     def sequence(self) -> Sequence:
-        return Sequence(id="s", prompt=np.zeros(9, dtype=np.int64), max_new_tokens=64, arrival_s=10.0, deadline_s=10.5)
+        return Sequence(id="s", prompt=np.zeros(9, dtype=np.int64), max_new_tokens=64, arrival_s=10.0, timeout_s=0.5)
 
     def test_it_says_how_far_the_request_came(self) -> None:
         sequence = self.sequence()
