@@ -33,6 +33,11 @@ class Executor(Protocol):
         """Tokens that the model knows."""
         ...
 
+    @property
+    def kept_shapes(self) -> int:
+        """How many numbers of tokens it stays prepared for: those of its latest steps that differ in it."""
+        ...
+
     def execute(self, batch: StepBatch) -> npt.NDArray[np.int32]:
         """Compute the tokens of the batch, write their KV into their blocks, and select the next tokens.
 

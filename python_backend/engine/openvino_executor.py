@@ -11,6 +11,7 @@ import openvino as ov
 
 from python_backend.engine.execution_mode import ExecutionMode
 from python_backend.engine.manifest import CpuManifest, build_hint
+from python_backend.engine.openvino_graph import GraphChoice, OpenVinoGraph
 from python_backend.engine.openvino_model import read_model
 from python_backend.engine.single_rows import without_single_rows
 from python_backend.errors import EngineFault, SetupError
@@ -37,6 +38,7 @@ class OpenVinoExecutor:
 
     Raises SetupError when the model cannot be loaded or the KV cache does not fit into memory; ``kv_cache_setting`` is
     what operators call ``max_kv_cache_tokens``. Without ``with_logits`` steps are shorter, and there is no ``logits``.
+    ``num_graphs`` copies of the weights keep as many step sizes ready (see ``graph_copies``).
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class OpenVinoExecutor:
         max_kv_cache_tokens: int,
         mode: ExecutionMode,
         num_threads: int = 0,
+        num_graphs: int = 1,
         kv_cache_setting: str = "max_tokens_in_paged_kv_cache",
         with_logits: bool = True,
     ) -> None:
@@ -56,37 +59,38 @@ class OpenVinoExecutor:
         try:
             outputs = ["token_ids", "logits"] if with_logits else ["token_ids"]
             model = read_model(core, engine_dir, outputs=outputs)
-            self._compiled = core.compile_model(model, "CPU", properties)
+            compiled = [core.compile_model(model, "CPU", properties) for _ in range(num_graphs)]
         except RuntimeError as error:
             raise SetupError(
                 f"OpenVINO cannot load {engine_dir}: {_first_line(error)}; {build_hint(engine_dir)}"
             ) from error
         self.vocab_size = CpuManifest.load(engine_dir).vocab_size
-        self._request = self._compiled.create_infer_request()
         self._pads = mode is ExecutionMode.EXACT
-        self._rows = 0  # sampled in the latest step
-        self._inputs: dict[str, npt.NDArray[Any]] = {}  # views of what the request reads, the KV cache aside
-        self._allocate(max_kv_cache_tokens, kv_cache_setting)
+        kv_cache = self._allocate(compiled[0], max_kv_cache_tokens, kv_cache_setting)
+        self.kv_cache_bytes = sum(tensor.byte_size for tensor in kv_cache.values())
+        self.kept_shapes = num_graphs
+        graphs = [OpenVinoGraph(each, kv_cache) for each in compiled]
+        self._choice = GraphChoice(graphs)
+        self._latest, self._rows = graphs[0], 0  # of the latest step
 
-    def _allocate(self, max_kv_cache_tokens: int, setting: str) -> None:
-        caches = {port.get_any_name(): port for port in self._compiled.inputs if "_cache." in port.get_any_name()}
+    def _allocate(self, compiled: ov.CompiledModel, max_kv_cache_tokens: int, setting: str) -> dict[str, ov.Tensor]:
+        caches = {port.get_any_name(): port for port in compiled.inputs if "_cache." in port.get_any_name()}
         self.tokens_per_block = int(caches["value_cache.0"].partial_shape[2].get_length())
         self.num_blocks = max_kv_cache_tokens // self.tokens_per_block
         if self.num_blocks < 1:
             raise SetupError(
                 f"{setting} is {max_kv_cache_tokens}; one block alone holds {self.tokens_per_block} tokens. Raise it."
             )
-        self.kv_cache_bytes = 0
+        kv_cache = {}
         try:
             for name, port in caches.items():
                 shape = [self.num_blocks + self._pads, *(port.partial_shape[axis].get_length() for axis in (1, 2, 3))]
-                tensor = ov.Tensor(port.element_type, ov.Shape(shape))
-                self._request.set_tensor(name, tensor)
-                self.kv_cache_bytes += tensor.byte_size
+                kv_cache[name] = ov.Tensor(port.element_type, ov.Shape(shape))
         except (MemoryError, RuntimeError) as error:
             raise SetupError(
                 f"a KV cache of {max_kv_cache_tokens} tokens does not fit into memory. Lower {setting}."
             ) from error
+        return kv_cache
 
     def execute(self, batch: StepBatch) -> npt.NDArray[np.int32]:
         """See ``Executor.execute``."""
@@ -104,26 +108,15 @@ class OpenVinoExecutor:
             "sample_rows": batch.sample_rows,
         }
         try:
-            for name, array in inputs.items():
-                self._set(name, array)
-            self._request.infer()
-            return np.array(self._request.get_tensor("token_ids").data[: self._rows], np.int32)
+            self._latest = self._choice.of(batch.input_ids.size)
+            self._latest.compute(inputs)
+            return np.array(self._latest.output("token_ids", self._rows), np.int32)
         except RuntimeError as error:
             raise EngineFault(f"OpenVINO could not compute a step: {_first_line(error)}") from error
 
-    def _set(self, name: str, array: npt.NDArray[Any]) -> None:
-        view = self._inputs.get(name)
-        if view is not None and view.shape == array.shape:
-            view[...] = array  # Setting a tensor takes 6 µs, this 0.2; most steps are shaped like the last one.
-        else:
-            tensor = ov.Tensor(array)
-            self._request.set_tensor(name, tensor)
-            self._inputs[name] = tensor.data
-
     def logits(self) -> npt.NDArray[np.float32]:
         """See ``Executor.logits``."""
-        view: npt.NDArray[np.float32] = self._request.get_tensor("logits").data[: self._rows]
-        return view
+        return self._latest.output("logits", self._rows)
 
 
 def _first_line(error: Exception) -> str:

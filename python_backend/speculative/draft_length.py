@@ -5,6 +5,7 @@ Liu et al., "Optimizing Speculative Decoding for Serving Large Language Models U
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from python_backend.speculative.step_cost import Float64Array, StepCost
 
 TO_START = 1.05  # times the tokens per second without drafts that those with drafts must promise
 TO_GO_ON = 1.02
+KEPT_FOR = 4  # steps that a size of steps with drafts is expected to serve, once the executor is prepared for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +48,13 @@ class DraftLengths:
         return self.tokens / self.step_s * self.step_without_s / self.tokens_without
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Of a step: its tokens without drafts, and its draft tokens."""
-
-    tokens: int
-    drafts: int
-
-
 class DraftLengthController:
     """Chooses lengths step by step. With hysteresis: to begin, drafts must promise 5 % more, to go on 2 %."""
 
     def __init__(self, step_cost: StepCost) -> None:
         self._cost = step_cost
         self._is_drafting = False
-        self._latest = _Shape(0, 0)
+        self._kept: deque[int] = deque(maxlen=step_cost.kept_shapes)  # tokens of the latest steps, each once
 
     def choose(
         self,
@@ -94,24 +88,29 @@ class DraftLengthController:
             self._is_drafting = bool(goodput[best] > goodput[0] * (TO_GO_ON if self._is_drafting else TO_START))
         if not self._is_drafting:
             best = 0
-        self._latest = _Shape(busy, best)
+        self._keep(busy + best)
         lengths = np.bincount(owners[:best], minlength=len(candidates)).tolist()
         return DraftLengths(lengths, float(tokens[best]), float(seconds[best]), generating, float(seconds[0]))
 
     def _reshaping_s(self, tokens: int, priced: npt.NDArray[np.bool_]) -> Float64Array:
-        """What the first 0, 1, ... draft tokens lose by changing the number of tokens from step to step.
+        """What the first 0, 1, ... draft tokens lose by a size of step that the executor is not prepared for.
 
-        The first step with drafts also pays for the way back, so that is free when it comes: looked-up guesses come and
-        go. Whoever is paid for guesses always has one, so with those the first step is one of many.
+        Nothing where it would have to prepare without drafts, too. An executor that keeps one size forgets that of the
+        steps without drafts, so the first step with drafts also pays for the way back: looked-up guesses come and go.
+        Whoever is paid for guesses always has one, so with those the first step is one of many.
         """
-        drafts = np.arange(len(priced) + 1)
-        as_before = tokens == self._latest.tokens
-        if self._latest.drafts:
-            changes = as_before * (drafts != self._latest.drafts)
-        else:
-            changes = (1 + as_before) * ~np.concatenate(([False], np.logical_or.accumulate(priced)))
-        charge: Float64Array = changes * (drafts > 0) * self._cost.reshaping_s
+        if tokens not in self._kept:
+            return np.zeros(len(priced) + 1)
+        is_new = ~np.isin(tokens + np.arange(len(priced) + 1), self._kept)
+        is_new[1:] &= ~np.logical_or.accumulate(priced)
+        changes = 2.0 if self._cost.kept_shapes == 1 else 1 / KEPT_FOR
+        charge: Float64Array = is_new * changes * self._cost.reshaping_s
         return charge
+
+    def _keep(self, tokens: int) -> None:
+        if tokens in self._kept:
+            self._kept.remove(tokens)
+        self._kept.append(tokens)
 
     def _added_s(self, tokens: int, ranks: npt.NDArray[np.int64]) -> Float64Array:
         """What the first 0, 1, ... draft tokens add to a step of so many tokens."""

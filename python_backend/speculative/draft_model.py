@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from python_backend.engine.execution_mode import ExecutionMode
 from python_backend.engine.executor import Executor
+from python_backend.engine.graph_copies import affordable_copies
 from python_backend.engine.manifest import CpuManifest
 from python_backend.engine.openvino_executor import OpenVinoExecutor
 from python_backend.errors import EngineFault
@@ -63,6 +64,7 @@ class DraftModelProposer:
             max_kv_cache_tokens=max_kv_cache_tokens,
             mode=ExecutionMode.FAST,
             num_threads=num_threads,
+            num_graphs=affordable_copies(draft_engine_dir),
             kv_cache_setting="max_tokens_in_draft_kv_cache",
             with_logits=False,
         )

@@ -22,9 +22,9 @@ _CROWD = (2,) * 8  # next to one sequence of as many tokens
 _Shape = tuple[int, ...]  # tokens of each sequence
 #: All of which together cost less than the context of a short prompt.
 ALWAYS: tuple[_Shape, ...] = ((1,), (4,), (16,), _CROWD, (64,))
-_RESHAPED: tuple[_Shape, ...] = ((1,), (4,)) * 3
 #: Dense where kernels change.
-_SHAPES = [*ALWAYS, *_RESHAPED, *((size,) for size in (2, 8, 32, 5, 3, 12, 6, 96))]
+_MORE: tuple[_Shape, ...] = ((8,), (32,), (5,), (12,), (6,), (96,), (3,), (2,))
+_TURNS = 3  # of sizes that push each other out; the first of those above are others
 PAST_TOKENS = 128
 PASSES = 2
 
@@ -34,14 +34,16 @@ class StepCost:
     """Seconds of a step: piecewise linear in its query tokens, and what drafts cost beside their tokens.
 
     One charge is for every sequence with a draft but one: attention takes longer over two short pieces than over one
-    long one. The other is for steps of changing size, for which the executor prepares anew. The curve stays as it was
-    measured: load on the machine and longer contexts stretch all of it, and the controller goes by ratios; a point
-    that one slow moment had moved would shut drafts off, and nothing would move it back until somebody drafts again.
+    long one. The other is for steps of a size that the executor is not prepared for (``kept_shapes``). The curve stays
+    as it was measured: load on the machine and longer contexts stretch all of it, and the controller goes by ratios; a
+    point that one slow moment had moved would shut drafts off, and nothing would move it back until somebody drafts
+    again.
     """
 
     curve: Float64Array  #: [most query tokens + 1] seconds, never falling
     per_drafting_sequence_s: float = 0.0
-    reshaping_s: float = 0.0  #: lost where a step has another number of tokens than the one before
+    reshaping_s: float = 0.0  #: lost where a step has another number of tokens than those that are kept
+    kept_shapes: int = 1  #: see ``Executor.kept_shapes``
 
     @classmethod
     def through(
@@ -50,6 +52,7 @@ class StepCost:
         most_tokens: int,
         per_drafting_sequence_s: float = 0.0,
         reshaping_s: float = 0.0,
+        kept_shapes: int = 1,
     ) -> StepCost:
         """A curve through seconds at two token counts or more, as far as ``most_tokens``; linear beyond the last.
 
@@ -63,7 +66,7 @@ class StepCost:
         tokens = np.arange(most_tokens + 1, dtype=np.float64)
         slope = max((seconds[-1] - seconds[at]) / (sizes[-1] - sizes[at]) for at in (0, -2))
         curve = np.interp(tokens, sizes, seconds) + np.maximum(tokens - sizes[-1], 0) * slope
-        return cls(curve, per_drafting_sequence_s, reshaping_s)
+        return cls(curve, per_drafting_sequence_s, reshaping_s, kept_shapes)
 
     @classmethod
     def measured(cls, executor: Executor, most_tokens: int, *, time_limit_s: float = 5.0) -> StepCost:
@@ -78,7 +81,8 @@ class StepCost:
         """
         begin_s = time.perf_counter()
         dummy = _DummySteps(executor)
-        shapes = [shape for shape in _SHAPES if dummy.holds(shape)]
+        reshaped = [(size,) for size in range(1, executor.kept_shapes + 2)] * _TURNS
+        shapes = [shape for shape in (*ALWAYS, *reshaped, *_MORE) if dummy.holds(shape)]
         timings = {shape: _Timing(executor, dummy.steps(shape)) for shape in shapes}
         for number, shape in enumerate(PASSES * shapes):
             if number >= len(ALWAYS) and time.perf_counter() - begin_s > time_limit_s:
@@ -89,13 +93,13 @@ class StepCost:
         points = {shape[0]: each.processor_s * scale for shape, each in taken.items() if len(shape) == 1}
         crowd_s = taken[_CROWD].processor_s * scale if _CROWD in taken else 0.0
         extra_s = max(crowd_s - points.get(sum(_CROWD), inf), 0.0) / (len(_CROWD) - 1)
-        reshaping_s = float(np.mean([taken[shape].reshaping_s for shape in _RESHAPED if shape in taken]))
+        reshaping_s = float(np.mean([taken[shape].reshaping_s for shape in reshaped if shape in taken]))
         log.info(
             "step cost: seconds=%.1f per_drafting_sequence_ms=%.2f reshaping_ms=%.2f ms_by_tokens=%s",
             time.perf_counter() - begin_s, extra_s * 1e3, reshaping_s * 1e3,
             " ".join(f"{size}:{points[size] * 1e3:.1f}" for size in sorted(points)),
         )  # fmt: skip
-        return cls.through(points, most_tokens, extra_s, reshaping_s)
+        return cls.through(points, most_tokens, extra_s, reshaping_s, executor.kept_shapes)
 
     def seconds(self, tokens: int, drafting: int = 0) -> float:
         """Of a step with so many query tokens, drafts among them, for so many sequences with drafts."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from python_backend.contract import TENSORRT_LLM_DRAFT
 from python_backend.engine.execution_mode import ExecutionMode
+from python_backend.engine.graph_copies import affordable_copies
 from python_backend.engine.manifest import ENGINE_DIR_VARIABLE
 from python_backend.errors import SetupError, did_you_mean
 from python_backend.scheduling.scheduler_config import CapacityPolicy
@@ -164,8 +165,16 @@ class CpuEngineSettings(ModelSettings):
     max_tokens_in_draft_kv_cache: Count = 8192
     execution_mode: ExecutionMode = ExecutionMode.FAST
     num_threads: Annotated[int, Field(ge=0)] = 0
+    num_graphs: Annotated[int, Field(ge=0)] = 0
     cancellation_check_period_ms: Count = 100
     stats_check_period_ms: Count = 100
+
+    @property
+    def graphs(self) -> int:
+        """Copies of the model that the engine compiles."""
+        if self.drafter == "none":
+            return self.num_graphs or 1
+        return self.num_graphs or affordable_copies(self.gpt_model_path)
 
     @model_validator(mode="after")
     def _names_the_draft(self) -> CpuEngineSettings:

@@ -64,6 +64,7 @@ class TritonPythonModel:
             max_kv_cache_tokens=settings.max_tokens_in_paged_kv_cache,
             mode=settings.execution_mode,
             num_threads=settings.num_threads,
+            num_graphs=settings.graphs,
         )
         self._recorder = Recorder()
         self._engine = Engine(

@@ -30,6 +30,7 @@ class BlockReadingExecutor:
     """Keeps tokens in blocks as a real executor keeps KV, and sees only what the block tables lead it to."""
 
     kv_cache_bytes = 0
+    kept_shapes = 1
     vocab_size = VOCABULARY
 
     def __init__(self, num_blocks: int = 32, tokens_per_block: int = 4) -> None:

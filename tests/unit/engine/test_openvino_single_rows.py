@@ -1,4 +1,4 @@
-"""In exact mode a sequence's logits are the same to the last bit, alone or among others."""
+"""In exact mode a sequence's logits are the same to the last bit, alone or among others, on any copy of the graph."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ LENGTH = 30
 
 
 @pytest.fixture(scope="module")
-def executor(tmp_path_factory: pytest.TempPathFactory) -> OpenVinoExecutor:
+def executors(tmp_path_factory: pytest.TempPathFactory) -> list[OpenVinoExecutor]:
+    """With one graph, two and three."""
     engine_dir = tiny_llama.engine(tmp_path_factory.mktemp("single_rows"))
-    return OpenVinoExecutor(engine_dir, max_kv_cache_tokens=2048, mode=ExecutionMode.EXACT)
+    return [
+        OpenVinoExecutor(engine_dir, max_kv_cache_tokens=2048, mode=ExecutionMode.EXACT, num_graphs=graphs)
+        for graphs in (1, 2, 3)
+    ]
 
 
 def sequence(name: str, prompt: list[int]) -> Sequence:
@@ -51,10 +55,12 @@ def logits_of_first(
 
 
 @pytest.mark.parametrize("prompt_tokens", [1, 2, 40])
-def test_logits_alone_are_those_among_others(executor: OpenVinoExecutor, prompt_tokens: int) -> None:
+def test_logits_alone_are_those_among_others(executors: list[OpenVinoExecutor], prompt_tokens: int) -> None:
     random = np.random.default_rng(prompt_tokens)
     prompt = random.integers(3, 250, prompt_tokens).tolist()
     others = [random.integers(3, 250, length).tolist() for length in (1, 5, 33, 70)]
-    alone, among = logits_of_first(executor, prompt, []), logits_of_first(executor, prompt, others)
-    assert alone[0] == among[0]
-    np.testing.assert_array_equal(alone[1], among[1])
+    alone = logits_of_first(executors[0], prompt, [])
+    for executor in executors:
+        among = logits_of_first(executor, prompt, others)
+        assert alone[0] == among[0]
+        np.testing.assert_array_equal(alone[1], among[1])

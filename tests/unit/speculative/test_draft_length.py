@@ -144,9 +144,24 @@ def test_a_change_of_shape_counts_there_and_back_for_guesses_that_come_and_go() 
     assert lengths(0.9) == [0]  # 1.9 tokens in 20
     assert lengths(0.9, limit=2) == [2]  # 2.71
     assert lengths(0.3, limit=2) == [2]  # as before: free
-    assert lengths(0.3, limit=1) == [0]  # 1.3 in 15
     rest()
-    assert lengths(0.9, context=3) == [1]  # the context changes the shape anyway, so 15
+    assert lengths(0.9, context=3) == [1]  # the context changes the size anyway
     rest()
     assert lengths(0.3, is_priced=True) == [1]  # somebody who always has a guess
     assert lengths(0.3, is_priced=True) == [1]
+
+
+def test_sizes_that_the_executor_keeps_are_free_and_others_are_spread_over_some_steps() -> None:
+    cost = StepCost.through({1: 10.0, 2: 10.0, 3: 10.0}, 16, reshaping_s=8.0, kept_shapes=2)
+    controller = DraftLengthController(cost)
+
+    def lengths(acceptance: float, limit: int) -> list[int]:
+        candidates = [Candidate(limit, acceptance)] if limit else []
+        return controller.choose(candidates, generating=1, context_tokens=0, budget=9).lengths
+
+    lengths(0.0, 0)
+    assert lengths(0.2, 2) == [0]  # 1.24 tokens in 12
+    assert lengths(0.4, 2) == [2]  # 1.56
+    lengths(0.0, 0)  # steps without drafts are kept,
+    assert lengths(0.2, 2) == [2]  # and so are those with two
+    assert lengths(0.2, 1) == [0]  # 1.2 in 12

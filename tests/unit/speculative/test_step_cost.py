@@ -12,15 +12,19 @@ from tests.unit.engine.block_reading_executor import BlockReadingExecutor
 
 
 class TimedExecutor(BlockReadingExecutor):
-    """Takes 8 ms a step, 1 ms a token, 2 ms a sequence and 3 ms for a new shape; by the clock, twice as long."""
+    """Takes 8 ms a step, 1 ms a token, 2 ms a sequence and 3 ms for a new size; by the clock, twice as long."""
 
-    def __init__(self, num_blocks: int = 128, tokens_per_block: int = 32) -> None:
+    def __init__(self, num_blocks: int = 128, tokens_per_block: int = 32, kept_shapes: int = 1) -> None:
         super().__init__(num_blocks, tokens_per_block)
+        self.kept_shapes = kept_shapes
+        self._kept: list[int] = []
         self.processor_s = 0.0
         self.batches: list[StepBatch] = []
 
     def execute(self, batch: StepBatch) -> npt.NDArray[np.int32]:
-        is_new = not self.batches or self.batches[-1].input_ids.size != batch.input_ids.size
+        tokens = batch.input_ids.size
+        is_new = tokens not in self._kept
+        self._kept = [*(size for size in self._kept if size != tokens), tokens][-self.kept_shapes :]
         self.batches.append(batch)
         self.processor_s += (8 + batch.input_ids.size + 2 * batch.past_lens.size + 3 * is_new) / 1e3
         return super().execute(batch)
@@ -55,12 +59,14 @@ def test_each_drafting_sequence_but_one_adds_its_charge() -> None:
     assert [cost.seconds(2, drafting) for drafting in range(4)] == [2.0, 2.0, 2.25, 2.5]
 
 
-def test_what_is_measured_is_what_steps_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    cost = TimedExecutor().measure(monkeypatch, 200)
+@pytest.mark.parametrize("kept_shapes", [1, 2, 3])
+def test_what_is_measured_is_what_steps_take(monkeypatch: pytest.MonkeyPatch, kept_shapes: int) -> None:
+    cost = TimedExecutor(kept_shapes=kept_shapes).measure(monkeypatch, 200)
     for tokens in (1, 3, 7, 33, 64, 150, 200):
         assert cost.seconds(tokens) == pytest.approx(2 * (10 + tokens) / 1e3)
     assert cost.per_drafting_sequence_s == pytest.approx(2 * 2e-3)
     assert cost.reshaping_s == pytest.approx(3e-3)
+    assert cost.kept_shapes == kept_shapes
 
 
 def test_time_that_runs_out_leaves_a_coarser_curve(monkeypatch: pytest.MonkeyPatch) -> None:
