@@ -24,10 +24,8 @@ KEPT_FOR = 4  # steps that a size of steps with drafts is expected to serve, onc
 class Candidate:
     """A sequence that would take drafts."""
 
-    limit: int
-    """Most tokens to draft, 1 or more."""
-    acceptance: float
-    """The chance that one more token is accepted, given that those before it are."""
+    chances: Float64Array
+    """That the first 1, 2, ... tokens are all accepted; as many as may be drafted, 1 or more."""
     is_priced: bool = False
     """Its guess is yet to be made, and that costs time."""
 
@@ -127,13 +125,14 @@ def _marginal_gains(
 
     The j-th draft token adds one when it and all before it are accepted.
     """
-    limits = np.array([candidate.limit for candidate in candidates], dtype=np.int64)
-    rates = np.array([candidate.acceptance for candidate in candidates], dtype=np.float64)
-    ranks = np.arange(1, limits.max(initial=0) + 1)
-    all_ranks, owners = np.nonzero(ranks[:, None] <= limits)  # by rank, so that equal gains keep their order
-    gains = rates[owners] ** ranks[all_ranks]
-    order = np.argsort(-gains, kind="stable")[: max(budget, 0)]
-    return gains[order], owners[order], ranks[all_ranks[order]]
+    if not candidates:
+        return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    gains = np.concatenate([candidate.chances for candidate in candidates])
+    owners = np.repeat(np.arange(len(candidates)), [candidate.chances.size for candidate in candidates])
+    ranks = np.concatenate([np.arange(1, candidate.chances.size + 1) for candidate in candidates])
+    # Of equal gains the lower rank comes first: a token counts only with those before it.
+    order = np.lexsort((owners, ranks, -gains))[: max(budget, 0)]
+    return gains[order], owners[order], ranks[order]
 
 
 def _prices(

@@ -85,6 +85,10 @@ class DraftModelProposer:
             for sequence, (target, _) in zip(followed, allowed, strict=True)
         ]
 
+    def run(self, sequence: Sequence) -> int:
+        """See ``Proposer.run``."""
+        return 0
+
     def cost_s(self, sequences: int, tokens: int) -> float:
         """See ``Proposer.cost_s``. As measured before serving, for sequences whose last draft was accepted whole."""
         first = self._seconds(sequences, 2)  # the last guess was not computed, nor what the target chose after it

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from python_backend.engine.drafter import DraftStatistics
 from python_backend.metrics import ACCEPTED_DRAFT_TOKENS, DRAFT_TOKENS, Recorder
 from python_backend.scheduling.sequence import Sequence, SequenceState
 from python_backend.scheduling.step_plan import StepEntry, StepPlan
-from python_backend.speculative.acceptance import AcceptanceRate, SequenceAcceptance
+from python_backend.speculative.acceptance import DRAFT_MODEL_RATES, NGRAM_RATES, AcceptanceRate, SequenceAcceptance
 from python_backend.speculative.draft_length import Candidate, DraftLengthController, DraftLengths
 from python_backend.speculative.proposer import Proposer
 from python_backend.speculative.step_cost import StepCost
@@ -28,6 +30,7 @@ class _Guess:
     by: str
     tokens: list[int]
     behind: int
+    run: int = 0
 
     def right(self, output: list[int]) -> tuple[int, int]:
         """How many of the tokens that have come since it foresaw, and how many of them are known by now."""
@@ -48,7 +51,7 @@ class _Followed:
         """Compare the latest guess, verified or not, with what came."""
         if self.guess is not None:
             right, known = self.guess.right(output)
-            self.acceptance[self.guess.by].add(right, int(right < known))
+            self.acceptance[self.guess.by].add(self.guess.run, right, int(right < known))
             self.guess = None
 
 
@@ -106,7 +109,7 @@ class EngineDrafter:
         self._controller = DraftLengthController(step_cost)
         self._max_num_tokens = max_num_tokens
         self._recorder = recorder
-        self._rates = {NGRAM: AcceptanceRate(), DRAFT_MODEL: AcceptanceRate()}
+        self._rates = {NGRAM: AcceptanceRate(NGRAM_RATES), DRAFT_MODEL: AcceptanceRate(DRAFT_MODEL_RATES)}
         self._followed: dict[Sequence, _Followed] = {}
         self._drafted: dict[Sequence, _Guess] = {}  # on their way through the step
         self._choice: DraftLengths | None = None
@@ -134,7 +137,7 @@ class EngineDrafter:
         chosen = [(sequence, length) for sequence, length in zip(able, self._choice.lengths, strict=True) if length]
         for sequence, length in chosen:
             if sequence in guesses:
-                self._set(sequence, NGRAM, guesses[sequence][:length])
+                self._set(sequence, NGRAM, guesses[sequence].tokens[:length])
         self._draft_by_model([(sequence, length) for sequence, length in chosen if sequence not in guesses])
 
     def verified(self, plan: StepPlan, step_s: float) -> None:
@@ -153,7 +156,7 @@ class EngineDrafter:
             self._statistics = self._figures.statistics()
         self._forget_ended()
 
-    def _look_up(self, wanting: list[Sequence]) -> dict[Sequence, list[int]]:
+    def _look_up(self, wanting: list[Sequence]) -> dict[Sequence, _Guess]:
         """Score the guesses made before, and make new ones where look-up finds any."""
         for sequence in wanting:
             followed = self._followed.get(sequence)
@@ -168,8 +171,9 @@ class EngineDrafter:
         guesses = {}
         for sequence, tokens in zip(wanting, found, strict=True):
             if tokens:
-                guesses[sequence] = tokens[: _limit(sequence)]
-                self._followed[sequence].guess = _Guess(NGRAM, guesses[sequence], len(sequence.output))
+                run = self._lookup.run(sequence)
+                guesses[sequence] = _Guess(NGRAM, tokens[: _limit(sequence)], len(sequence.output), run)
+                self._followed[sequence].guess = guesses[sequence]
         return guesses
 
     def _choose(
@@ -177,7 +181,7 @@ class EngineDrafter:
         running: Many[Sequence],
         context_tokens: int,
         able: list[Sequence],
-        guesses: dict[Sequence, list[int]],
+        guesses: dict[Sequence, _Guess],
     ) -> DraftLengths:
         generating = [sequence for sequence in running if sequence.state is SequenceState.GENERATION]
         others = sum(len(sequence.draft) for sequence in generating) + context_tokens
@@ -191,12 +195,15 @@ class EngineDrafter:
             price_s=None if self._model is None else self._model.cost_s,
         )
 
-    def _candidate(self, sequence: Sequence, guess: list[int] | None, probes: bool) -> Candidate:
+    def _candidate(self, sequence: Sequence, guess: _Guess | None, probes: bool) -> Candidate:
         acceptance = self._followed[sequence].acceptance
         if guess is not None:
-            return Candidate(len(guess), acceptance[NGRAM].rate)
-        rate = acceptance[DRAFT_MODEL].rate
-        return Candidate(_limit(sequence), max(rate, PROBE_ACCEPTANCE) if probes else rate, is_priced=True)
+            return Candidate(acceptance[NGRAM].chances(guess.run, len(guess.tokens)))
+        limit = _limit(sequence)
+        chances = acceptance[DRAFT_MODEL].chances(0, limit)
+        if probes:
+            chances = np.maximum(chances, PROBE_ACCEPTANCE ** np.arange(1, limit + 1))
+        return Candidate(chances, is_priced=True)
 
     def _draft_by_model(self, wanted: list[tuple[Sequence, int]]) -> None:
         if self._model is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 
 from python_backend.scheduling.sequence import Sequence
+from python_backend.speculative.acceptance import LONGEST_RUN
 
 MAX_NGRAM = 6
 MIN_NGRAM = 2
@@ -23,6 +24,7 @@ class NgramIndex:
         self._tokens = tokens
         self._lengths = range(max_ngram, min_ngram - 1, -1)
         # An n-gram counts once a token follows it: range() ends before the last one, and zip() with it.
+        self.run = 0  # of the latest guess
         self._behind = {
             n: dict(zip(zip(*(tokens[i:] for i in range(n)), strict=False), range(n, len(tokens)), strict=False))
             for n in self._lengths
@@ -44,17 +46,28 @@ class NgramIndex:
     def follow(self, count: int) -> list[int]:
         """What followed the longest n-gram that the text ends with, where that stood last: ``count`` tokens, or none.
 
+        ``run`` is then how many tokens in a row agree there, up to ``LONGEST_RUN``.
+
         Where that runs into the end of the text, the text repeats itself, and the guess is that it goes on to.
         """
         text = self._tokens
         for n in self._lengths:
             behind = self._behind[n].get(tuple(text[-n:]))
             if behind is not None:
+                self.run = self._agreeing(behind, n)
                 found = text[behind : behind + count]
                 while len(found) < count:
                     found += found[: count - len(found)]
                 return found
         return []
+
+    def _agreeing(self, behind: int, known: int) -> int:
+        """Tokens before that place that are those at the end of the text; so many are ``known`` to be."""
+        text, run = self._tokens, known
+        most = min(LONGEST_RUN, behind)
+        while run < most and text[behind - 1 - run] == text[-1 - run]:
+            run += 1
+        return run
 
 
 class NgramProposer:
@@ -73,6 +86,10 @@ class NgramProposer:
     def propose(self, wanted: Many[tuple[Sequence, int]]) -> list[list[int]]:
         """See ``Proposer.propose``: as many as wanted, or none."""
         return [self._index(sequence).follow(count) for sequence, count in wanted]
+
+    def run(self, sequence: Sequence) -> int:
+        """See ``Proposer.run``."""
+        return self._indexes[sequence].run
 
     def cost_s(self, sequences: int, tokens: int) -> float:
         """Nothing beside a step: microseconds a sequence."""

@@ -18,6 +18,10 @@ class Proposer(Protocol):
         """
         ...
 
+    def run(self, sequence: Sequence) -> int:
+        """How many tokens in a row led to the latest guess for it: the more, the surer. 0: nothing is known of that."""
+        ...
+
     def cost_s(self, sequences: int, tokens: int) -> float:
         """What ``propose`` takes for that many sequences and that many tokens each, in seconds."""
         ...

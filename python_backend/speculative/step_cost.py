@@ -93,7 +93,7 @@ class StepCost:
         points = {shape[0]: each.processor_s * scale for shape, each in taken.items() if len(shape) == 1}
         crowd_s = taken[_CROWD].processor_s * scale if _CROWD in taken else 0.0
         extra_s = max(crowd_s - points.get(sum(_CROWD), inf), 0.0) / (len(_CROWD) - 1)
-        reshaping_s = float(np.mean([taken[shape].reshaping_s for shape in reshaped if shape in taken]))
+        reshaping_s = float(np.mean([taken[shape].reshaping_s for shape in reshaped if shape in taken])) * scale
         log.info(
             "step cost: seconds=%.1f per_drafting_sequence_ms=%.2f reshaping_ms=%.2f ms_by_tokens=%s",
             time.perf_counter() - begin_s, extra_s * 1e3, reshaping_s * 1e3,
@@ -118,7 +118,7 @@ class _Timing:
 
     @property
     def reshaping_s(self) -> float:
-        """What another shape before it costs: work for one thread, so by the clock it takes as long. 0: unknown."""
+        """What another shape before it costs; the threads that do not prepare wait actively. 0: unknown."""
         return max(self.reshaped_s - self.processor_s, 0.0) if isfinite(self.reshaped_s) else 0.0
 
     def take(self) -> None:

@@ -50,6 +50,9 @@ class Adversary:
     def propose(self, wanted: Many[tuple[Sequence, int]]) -> list[list[int]]:
         return [self._guess(sequence, count + self.random.choice([0, 0, 3])) for sequence, count in wanted]
 
+    def run(self, sequence: Sequence) -> int:
+        return 0
+
     def cost_s(self, sequences: int, tokens: int) -> float:
         return 1e-6 * sequences * tokens
 

@@ -21,18 +21,18 @@ MACHINE = StepCost.through(
 CURVES = st.lists(st.floats(0.0, 5.0), min_size=40, max_size=40).map(
     lambda rises: StepCost(np.cumsum([1.0, *rises], dtype=np.float64))
 )
-CANDIDATES = st.lists(
-    st.builds(Candidate, st.integers(1, 4), st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]) | st.floats(0, 1)),
-    min_size=1,
-    max_size=3,
-)
+RATES = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]) | st.floats(0, 1), min_size=1, max_size=4)
+CANDIDATES = st.lists(RATES.map(lambda rates: Candidate(np.cumprod(rates))), min_size=1, max_size=3)
+
+
+def guessing(limit: int, acceptance: float, *, is_priced: bool = False) -> Candidate:
+    """Each token is accepted with the same chance, if those before it are."""
+    return Candidate(acceptance ** np.arange(1, limit + 1), is_priced)
 
 
 def goodput(cost: StepCost, candidates: list[Candidate], lengths: tuple[int, ...], others: int, context: int) -> float:
     generating = len(candidates) + others
-    tokens = generating + sum(
-        c.acceptance**j for c, n in zip(candidates, lengths, strict=True) for j in range(1, n + 1)
-    )
+    tokens = generating + sum(float(c.chances[:n].sum()) for c, n in zip(candidates, lengths, strict=True))
     busy = generating + context
     return tokens / (cost.seconds(generating) + cost.seconds(busy + sum(lengths)) - cost.seconds(busy))
 
@@ -48,8 +48,8 @@ def test_no_combination_of_lengths_brings_more(
     generating = len(candidates) + others
     choice = controller.choose(candidates, generating=generating, context_tokens=context, budget=budget)
     assert sum(choice.lengths) <= budget
-    assert all(length <= candidate.limit for length, candidate in zip(choice.lengths, candidates, strict=True))
-    ways = [way for way in product(*(range(c.limit + 1) for c in candidates)) if sum(way) <= budget]
+    assert all(length <= candidate.chances.size for length, candidate in zip(choice.lengths, candidates, strict=True))
+    ways = [way for way in product(*(range(c.chances.size + 1) for c in candidates)) if sum(way) <= budget]
     best = max(goodput(cost, candidates, way, others, context) for way in ways)
     none = goodput(cost, candidates, (0,) * len(candidates), others, context)
     if any(choice.lengths):
@@ -68,30 +68,30 @@ def choose(candidates: list[Candidate], generating: int, context: int = 0, cost:
 
 @pytest.mark.parametrize("count", [1, 8, 32])
 def test_hopeless_guesses_are_not_verified(count: int) -> None:
-    assert choose([Candidate(16, 0.0)] * count, count) == [0] * count
+    assert choose([guessing(16, 0.0)] * count, count) == [0] * count
 
 
 def test_a_lone_sequence_gets_what_is_nearly_free_and_more_when_it_is_nearly_sure() -> None:
-    assert choose([Candidate(16, 0.8)], 1) == [3]
-    assert choose([Candidate(16, 0.98)], 1) == [16]
+    assert choose([guessing(16, 0.8)], 1) == [3]
+    assert choose([guessing(16, 0.98)], 1) == [16]
 
 
 def test_a_large_batch_is_not_made_larger() -> None:
-    assert not any(choose([Candidate(16, 1.0)] * 32, 32))
+    assert not any(choose([guessing(16, 1.0)] * 32, 32))
 
 
 def test_in_a_middling_batch_those_who_are_copying_are_served() -> None:
-    lengths = choose([Candidate(16, 0.97)] + [Candidate(16, 0.3)] * 7, 8)
+    lengths = choose([guessing(16, 0.97)] + [guessing(16, 0.3)] * 7, 8)
     assert lengths[0] > 3
     assert not any(lengths[1:])
 
 
 def test_context_in_the_step_makes_it_busy_and_guesses_no_cheaper() -> None:
-    assert choose([Candidate(16, 0.8)], 1, context=200) == [4]
-    assert choose([Candidate(16, 0.25)], 1) == [1]
-    assert choose([Candidate(16, 0.2)], 1, context=200) == [0]
-    assert not any(choose([Candidate(16, 0.6)] * 8, 8, context=200))
-    assert not any(choose([Candidate(16, 0.9)] * 32, 32, context=200))
+    assert choose([guessing(16, 0.8)], 1, context=200) == [4]
+    assert choose([guessing(16, 0.25)], 1) == [1]
+    assert choose([guessing(16, 0.2)], 1, context=200) == [0]
+    assert not any(choose([guessing(16, 0.6)] * 8, 8, context=200))
+    assert not any(choose([guessing(16, 0.9)] * 32, 32, context=200))
 
 
 def test_drafts_start_for_a_larger_promise_than_they_go_on_for() -> None:
@@ -99,7 +99,7 @@ def test_drafts_start_for_a_larger_promise_than_they_go_on_for() -> None:
     controller = DraftLengthController(cost)
 
     def lengths(gain: float) -> list[int]:
-        return controller.choose([Candidate(1, gain)], generating=1, context_tokens=0, budget=1).lengths
+        return controller.choose([guessing(1, gain)], generating=1, context_tokens=0, budget=1).lengths
 
     low, high = (TO_GO_ON + TO_START) / 2 - 1, TO_START - 1 + 0.01
     assert [lengths(gain) for gain in (low, high, low, 0.0, low)] == [[0], [1], [1], [0], [0]]
@@ -107,7 +107,7 @@ def test_drafts_start_for_a_larger_promise_than_they_go_on_for() -> None:
 
 def test_the_price_of_guessing_counts_where_it_is_paid() -> None:
     """All priced sequences guess side by side, so the price goes by how many they are and the longest guess."""
-    candidates = [Candidate(4, 0.9, is_priced=True), Candidate(4, 0.8, is_priced=True)]
+    candidates = [guessing(4, 0.9, is_priced=True), guessing(4, 0.8, is_priced=True)]
     asked: list[tuple[int, int]] = []
 
     def lengths(price_s: float, candidates: list[Candidate]) -> list[int]:
@@ -125,7 +125,7 @@ def test_the_price_of_guessing_counts_where_it_is_paid() -> None:
     assert all(1 <= sequences <= 2 and 1 <= tokens <= 4 for sequences, tokens in asked)
     assert sum(free) > sum(lengths(5.0, candidates)) >= 0
     assert lengths(50.0, candidates) == [0, 0]
-    assert lengths(50.0, [Candidate(4, 0.9), Candidate(4, 0.8)]) == free
+    assert lengths(50.0, [guessing(4, 0.9), guessing(4, 0.8)]) == free
 
 
 def test_a_change_of_shape_counts_there_and_back_for_guesses_that_come_and_go() -> None:
@@ -133,7 +133,7 @@ def test_a_change_of_shape_counts_there_and_back_for_guesses_that_come_and_go() 
     controller = DraftLengthController(cost)
 
     def lengths(acceptance: float, *, limit: int = 1, is_priced: bool = False, context: int = 0) -> list[int]:
-        candidate = Candidate(limit, acceptance, is_priced)
+        candidate = guessing(limit, acceptance, is_priced=is_priced)
         return controller.choose([candidate], generating=1, context_tokens=context, budget=9).lengths
 
     def rest() -> None:
@@ -156,7 +156,7 @@ def test_sizes_that_the_executor_keeps_are_free_and_others_are_spread_over_some_
     controller = DraftLengthController(cost)
 
     def lengths(acceptance: float, limit: int) -> list[int]:
-        candidates = [Candidate(limit, acceptance)] if limit else []
+        candidates = [guessing(limit, acceptance)] if limit else []
         return controller.choose(candidates, generating=1, context_tokens=0, budget=9).lengths
 
     lengths(0.0, 0)

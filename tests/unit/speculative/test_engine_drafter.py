@@ -42,6 +42,9 @@ class Guesser:
             text.append((next_token(text) + (not self.is_right)) % VOCABULARY)
         return text[-count:]
 
+    def run(self, sequence: Sequence) -> int:
+        return 0
+
     def cost_s(self, sequences: int, tokens: int) -> float:
         return self.price_s * sequences * tokens
 
