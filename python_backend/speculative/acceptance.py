@@ -56,8 +56,9 @@ class SequenceAcceptance:
 
     def chances(self, run: int, count: int) -> npt.NDArray[np.float64]:
         """The chance that the first 1, 2, ... ``count`` tokens of a guess are all right."""
-        rates = [self._of(kind) for kind in range(len(_KINDS) + 1)]
-        return np.cumprod([rates[bisect(_KINDS, run + index)] for index in range(count)])
+        kinds = [bisect(_KINDS, run + index) for index in range(count)]
+        rates = {kind: self._of(kind) for kind in set(kinds)}
+        return np.cumprod([rates[kind] for kind in kinds])
 
     def add(self, run: int, right: int, wrong: int) -> None:
         """Behind that run so many tokens were right, and then came a wrong one (1), or the end of what is known."""

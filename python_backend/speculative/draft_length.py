@@ -73,17 +73,19 @@ class DraftLengthController:
         adds to the step as it is going to be, and with context in it that is busy. Gains fall with the length and costs
         have steps, so the largest gains are taken one after another, and the best total of all wins.
         """
+        busy, step_s = generating + context_tokens, self._cost.seconds(generating)
+        if not candidates:
+            self._keep(busy)
+            return DraftLengths([], generating, step_s, generating, step_s)
         gains, owners, ranks = _marginal_gains(candidates, budget)
         tokens = generating + np.concatenate(([0.0], np.cumsum(gains)))
         priced = np.array([candidate.is_priced for candidate in candidates], dtype=np.bool_)[owners]
-        busy = generating + context_tokens
-        seconds = self._cost.seconds(generating) + self._added_s(busy, ranks) + self._reshaping_s(busy, priced)
+        seconds = step_s + self._added_s(busy, ranks) + self._reshaping_s(busy, priced)
         if price_s is not None and priced.any():
             seconds += _prices(priced, ranks, price_s)
         goodput = tokens / seconds
         best = int(np.argmax(goodput))
-        if candidates:
-            self._is_drafting = bool(goodput[best] > goodput[0] * (TO_GO_ON if self._is_drafting else TO_START))
+        self._is_drafting = bool(goodput[best] > goodput[0] * (TO_GO_ON if self._is_drafting else TO_START))
         if not self._is_drafting:
             best = 0
         self._keep(busy + best)
@@ -99,10 +101,13 @@ class DraftLengthController:
         """
         if tokens not in self._kept:
             return np.zeros(len(priced) + 1)
-        is_new = ~np.isin(tokens + np.arange(len(priced) + 1), self._kept)
-        is_new[1:] &= ~np.logical_or.accumulate(priced)
         changes = 2.0 if self._cost.kept_shapes == 1 else 1 / KEPT_FOR
-        charge: Float64Array = is_new * changes * self._cost.reshaping_s
+        charge = np.full(len(priced) + 1, changes * self._cost.reshaping_s)
+        for kept in self._kept:
+            if 0 <= kept - tokens < charge.size:
+                charge[kept - tokens] = 0.0
+        if priced.any():
+            charge[1 + int(np.argmax(priced)) :] = 0.0
         return charge
 
     def _keep(self, tokens: int) -> None:
@@ -112,9 +117,10 @@ class DraftLengthController:
 
     def _added_s(self, tokens: int, ranks: npt.NDArray[np.int64]) -> Float64Array:
         """What the first 0, 1, ... draft tokens add to a step of so many tokens."""
-        drafting = np.concatenate(([0], np.cumsum(ranks == 1)))
         curve = self._cost.curve[tokens : tokens + len(ranks) + 1]
-        added: Float64Array = curve - curve[0] + np.maximum(drafting - 1, 0) * self._cost.per_drafting_sequence_s
+        added: Float64Array = curve - curve[0]
+        others = np.cumsum(ranks == 1)[1:] - 1  # the first to draft is free of the charge
+        added[2:] += others * self._cost.per_drafting_sequence_s
         return added
 
 
@@ -125,8 +131,9 @@ def _marginal_gains(
 
     The j-th draft token adds one when it and all before it are accepted.
     """
-    if not candidates:
-        return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if len(candidates) == 1:
+        gains = candidates[0].chances[: max(budget, 0)]
+        return gains, np.zeros(gains.size, np.int64), np.arange(1, gains.size + 1)
     gains = np.concatenate([candidate.chances for candidate in candidates])
     owners = np.repeat(np.arange(len(candidates)), [candidate.chances.size for candidate in candidates])
     ranks = np.concatenate([np.arange(1, candidate.chances.size + 1) for candidate in candidates])

@@ -23,7 +23,7 @@ _Shape = tuple[int, ...]  # tokens of each sequence
 #: All of which together cost less than the context of a short prompt.
 ALWAYS: tuple[_Shape, ...] = ((1,), (4,), (16,), _CROWD, (64,))
 #: Dense where kernels change.
-_MORE: tuple[_Shape, ...] = ((8,), (32,), (5,), (12,), (6,), (96,), (3,), (2,))
+_MORE: tuple[_Shape, ...] = ((8,), (32,), (5,), (17,), (12,), (6,), (96,), (3,), (2,))
 _TURNS = 3  # of sizes that push each other out; the first of those above are others
 PAST_TOKENS = 128
 PASSES = 2
