@@ -82,18 +82,18 @@ FINISHED = Metric(
 )  # fmt: skip
 DRAFT_TOKENS = Metric(
     "slipstream_draft_tokens_total", "counter",
-    "Draft tokens from inside the engine that the target has verified, by where they came from", "drafter",
+    "Draft tokens that the target has verified, by where they came from", "drafter",
     ("ngram", "draft_model"),
 )  # fmt: skip
 ACCEPTED_DRAFT_TOKENS = Metric(
     "slipstream_accepted_draft_tokens_total", "counter",
-    "Draft tokens from inside the engine that the target has accepted, by where they came from", "drafter",
+    "Draft tokens that the target has accepted, by where they came from", "drafter",
     ("ngram", "draft_model"),
 )  # fmt: skip
 DRAFTING = Metric(
     "slipstream_drafting_metrics", "gauge",
-    "Drafting inside the engine over the latest steps: accepted share, draft tokens a sequence and step, estimated "
-    "tokens per second over those without drafts",
+    "Drafting over the latest steps of an engine, or rounds of a front door: accepted share, draft tokens a sequence, "
+    "estimated tokens per second over those without drafts",
     "drafting_metric", ("acceptance_rate", "draft_length", "speedup"),
 )  # fmt: skip
 

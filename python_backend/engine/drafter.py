@@ -39,6 +39,6 @@ class Drafter(Protocol):
         """
         ...
 
-    def verified(self, plan: StepPlan, step_s: float) -> None:
-        """A step is over that verified the drafts in its plan; the executor took that many seconds for it."""
+    def verified(self, plan: StepPlan) -> None:
+        """A step is over that verified the drafts in its plan."""
         ...

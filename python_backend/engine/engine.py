@@ -146,9 +146,7 @@ class Engine:
         details: Mapping[Sequence, TokenDetails] = {}
         faults: Mapping[Sequence, SlipstreamError] = {}
         try:
-            begin_s = time.perf_counter()
             token_ids = self.executor.execute(self._sampler.with_context_rows(plan, batch))
-            step_s = time.perf_counter() - begin_s
             choice = self._sampler.choose(plan, token_ids, self.executor.logits)
         except EngineFault:
             log.exception("step failed: sequences=%d", len(plan.entries))
@@ -161,7 +159,7 @@ class Engine:
                 self._iterations += 1
             details = choice.details(progress)
             faults = choice.failed
-            self._verified(plan, step_s)
+            self._verified(plan)
         self._listener(StepReport(progress, self.clock(), details, faults))
         return True
 
@@ -190,11 +188,11 @@ class Engine:
         except Exception:
             self._drop_drafter(running)
 
-    def _verified(self, plan: StepPlan, step_s: float) -> None:
+    def _verified(self, plan: StepPlan) -> None:
         if self._drafter is None:
             return
         try:
-            self._drafter.verified(plan, step_s)
+            self._drafter.verified(plan)
         except Exception:
             self._drop_drafter([])
 

@@ -140,9 +140,8 @@ class EngineDrafter:
                 self._set(sequence, NGRAM, guesses[sequence].tokens[:length])
         self._draft_by_model([(sequence, length) for sequence, length in chosen if sequence not in guesses])
 
-    def verified(self, plan: StepPlan, step_s: float) -> None:
+    def verified(self, plan: StepPlan) -> None:
         """See ``Drafter.verified``."""
-        del step_s  # what a step costs is measured before anything is served, see StepCost
         if self._choice is None and not self._drafted:
             return
         verified = accepted = 0

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from python_backend.engine.drafter import DraftStatistics
+
 #: Rounds have to promise this much more than plain generation.
 MARGIN = 1.05
 #: What was measured holds no longer once the other way was chosen that often without a break: it is measured anew.
@@ -76,12 +78,14 @@ class RoundLength:
     _plain_s: float | None = None  # a token of plain generation
     _plain_turns: int = 0  # chosen since the last round
     _rounds_since_plain: int = 0
+    _accepted: float = 0.0  # as the sums of the line
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def observe_round(self, drafted: int, seconds: float) -> None:
+    def observe_round(self, drafted: int, accepted: int, seconds: float) -> None:
         """A round with that many draft tokens took that long, drafting included."""
         with self._lock:
             self._rounds.observe(drafted, seconds)
+            self._accepted = _KEPT * self._accepted + accepted
             self._plain_turns = 0
             self._rounds_since_plain += 1
             if self._rounds_since_plain >= ROUNDS:
@@ -110,14 +114,15 @@ class RoundLength:
                 return rates.index(best) + 1
             self._plain_turns += 1
             if self._plain_turns >= PLAIN_TURNS:
-                self._rounds, self._plain_turns = _Line(), 0
+                self._rounds, self._plain_turns, self._accepted = _Line(), 0, 0.0
             return 0
 
     @property
-    def speed_up(self) -> float | None:
-        """Of a round with every token accepted over plain generation: the most there is to gain. None: not known."""
+    def statistics(self) -> DraftStatistics:
+        """Of the latest rounds."""
         with self._lock:
-            if self._plain_s is None or not self._rounds.count:
-                return None
-            length = self._rounds.lengths / self._rounds.count
-            return (length + 1) * self._plain_s * self._rounds.count / self._rounds.seconds
+            rounds = self._rounds
+            if not rounds.count:
+                return DraftStatistics()
+            gained = (rounds.count + self._accepted) / rounds.seconds * self._plain_s if self._plain_s else 1.0
+            return DraftStatistics(self._accepted / rounds.lengths, rounds.lengths / rounds.count, gained)

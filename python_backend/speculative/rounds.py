@@ -116,7 +116,7 @@ class Rounds:
     def _verify(self, draft: Draft, started_s: float) -> Piece:
         piece = self.target.verify(self.sequence, draft)
         accepted = _common(piece.tokens, draft.tokens)
-        self.length.observe_round(len(draft.tokens), self.clock() - started_s)
+        self.length.observe_round(len(draft.tokens), accepted, self.clock() - started_s)
         self.acceptance.observe(len(draft.tokens), accepted)
         self.sequence.draft_tokens += len(draft.tokens)
         self.sequence.accepted_draft_tokens += accepted

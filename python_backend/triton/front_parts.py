@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from python_backend.contract import TENSORRT_LLM_BLS
+from python_backend.engine.drafter import DraftStatistics
 from python_backend.engine.sampling import SamplingParameters
 from python_backend.errors import InvalidRequest, Unsupported
+from python_backend.metrics import ACCEPTED_DRAFT_TOKENS, DRAFT_TOKENS, Recorder
 from python_backend.scheduling.sequence import Sequence
 from python_backend.speculative.ngram import NgramProposer
 from python_backend.speculative.round_length import RoundLength
@@ -90,6 +92,12 @@ class FrontParts:
         self._engine = OtherModel(settings.tensorrt_llm_model_name, server, streams=decoupled)
         self._draft_engine = OtherModel(settings.tensorrt_llm_draft_model_name, server, streams=False)
         self._lengths = RoundLength()
+        self.recorder = Recorder()
+
+    @property
+    def statistics(self) -> DraftStatistics:
+        """Of the rounds."""
+        return self._lengths.statistics
 
     def of(self, job: Job, interruption: Interruption) -> Iterator[Part]:
         """Raises ModelError when `preprocessing` refuses, InvalidRequest and Unsupported for what it does not see."""
@@ -168,7 +176,13 @@ class FrontParts:
             answer=answer,
             interruption=asked.interruption,
             accumulates=self._settings.accumulate_tokens,
+            count_drafts=self._count_drafts,
         )
+
+    def _count_drafts(self, sequence: Sequence) -> None:
+        if sequence.draft_tokens:
+            self.recorder.count(DRAFT_TOKENS, self._settings.drafter.value, sequence.draft_tokens)
+            self.recorder.count(ACCEPTED_DRAFT_TOKENS, self._settings.drafter.value, sequence.accepted_draft_tokens)
 
     def _calls(self, asked: _Asked, index: int) -> EngineCalls:
         row = Row(asked.inputs, 0)

@@ -1,4 +1,4 @@
-"""Publishes the engine's figures on Triton's /metrics.
+"""Publishes a model's figures on Triton's /metrics.
 
 Each value crosses to the server process, so they go out in bundles, now and then, and never from the engine's loop.
 """
@@ -6,18 +6,17 @@ Each value crosses to the server process, so they go out in bundles, now and the
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from python_backend.engine.drafter import DraftStatistics
 from python_backend.engine.engine import EngineStatistics
 from python_backend.metrics import (
     BATCHER,
-    COUNTERS,
     DRAFTING,
-    GAUGES,
     GENERAL,
-    HISTOGRAMS,
     KV_CACHE,
     MEMORY,
     REQUESTS,
@@ -29,10 +28,10 @@ from python_backend.metrics import (
 class MetricsPublisher:
     """Owns the metric families of one model instance."""
 
-    def __init__(self, model: str, version: str) -> None:
+    def __init__(self, model: str, version: str, metrics: Iterable[Metric]) -> None:
         self._families: list[Any] = []  # a metric lives no longer than its family
         self._metrics: dict[tuple[Metric, str], Any] = {}
-        for metric in (*GAUGES, *COUNTERS, *HISTOGRAMS):
+        for metric in metrics:
             self._register(metric, {"model": model, "version": version})
 
     def _register(self, metric: Metric, labels: dict[str, str]) -> None:
@@ -44,19 +43,20 @@ class MetricsPublisher:
             member_labels = labels if metric.label is None else {**labels, metric.label: member}
             self._metrics[metric, member] = family.Metric(labels=member_labels, **options)
 
-    def publish(self, statistics: EngineStatistics, observations: Observations) -> None:
+    def publish(self, gauges: Mapping[tuple[Metric, str], float], observations: Observations) -> None:
         """Bring /metrics up to date. Call it from one thread only."""
         for (metric, member), amount in observations.increments.items():
             self._metrics[metric, member].increment(amount)
         for metric, values in observations.values.items():
             for value in values:
                 self._metrics[metric, metric.members[0]].observe(value)
-        for (metric, member), value in _gauges(statistics).items():
+        for (metric, member), value in gauges.items():
             self._metrics[metric, member].set(value)
 
 
-def _gauges(statistics: EngineStatistics) -> dict[tuple[Metric, str], float]:
-    requests, blocks, drafts = statistics.requests, statistics.blocks, statistics.drafts
+def engine_gauges(statistics: EngineStatistics) -> dict[tuple[Metric, str], float]:
+    """Of ``GAUGES``."""
+    requests, blocks = statistics.requests, statistics.blocks
     return {
         (REQUESTS, "active"): requests.active,
         (REQUESTS, "max"): requests.max,
@@ -78,6 +78,13 @@ def _gauges(statistics: EngineStatistics) -> dict[tuple[Metric, str], float]:
         (BATCHER, "paused_requests"): requests.paused,
         (GENERAL, "timestamp"): time.time(),
         (GENERAL, "iteration_counter"): statistics.iterations,
+        **drafting_gauges(statistics.drafts),
+    }
+
+
+def drafting_gauges(drafts: DraftStatistics) -> dict[tuple[Metric, str], float]:
+    """Of ``DRAFTING``."""
+    return {
         (DRAFTING, "acceptance_rate"): drafts.acceptance_rate,
         (DRAFTING, "draft_length"): drafts.draft_length,
         (DRAFTING, "speedup"): drafts.speedup,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 from python_backend.engine.sampling import TokenDetails
 from python_backend.errors import Cancelled
 from python_backend.scheduling.deadline import timeout_error
-from python_backend.scheduling.sequence import FinishReason
+from python_backend.scheduling.sequence import FinishReason, Sequence
 from python_backend.speculative.rounds import Piece, Rounds
 from python_backend.triton.answer import Answer, Pending
 from python_backend.triton.front_reply import FrontReply
@@ -35,6 +36,8 @@ class RoundAnswer:
     interruption: Interruption
     accumulates: bool
     """Each response repeats the text before it (NVIDIA: accumulate_tokens)."""
+    count_drafts: Callable[[Sequence], None]
+    """Called when it has ended, however."""
     _first_token_s: float | None = None
     _cum_log_prob: float = 0.0
     _text: bytes = field(default=b"")
@@ -51,6 +54,8 @@ class RoundAnswer:
                         return
         except Interrupted:
             self._interrupted(reply)
+        finally:
+            self.count_drafts(self.rounds.sequence)
 
     def _interrupted(self, reply: FrontReply) -> None:
         reason = self.interruption.reason

@@ -125,6 +125,7 @@ class BlsSettings(ModelSettings):
     accumulate_tokens: Flag = False
     max_concurrent_requests: Count = 256
     cancellation_check_period_ms: Count = 100
+    stats_check_period_ms: Count = 100
 
     @model_validator(mode="after")
     def _agrees(self) -> BlsSettings:

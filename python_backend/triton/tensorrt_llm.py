@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -16,7 +15,7 @@ from python_backend.engine.openvino_executor import OpenVinoExecutor
 from python_backend.engine.prewarm import prewarm
 from python_backend.engine.sampling import SamplingParameters, SamplingState
 from python_backend.errors import InvalidRequest, SlipstreamError
-from python_backend.metrics import FINISHED, INPUT_LENGTH, Recorder
+from python_backend.metrics import COUNTERS, FINISHED, GAUGES, HISTOGRAMS, INPUT_LENGTH, Recorder
 from python_backend.scheduling.scheduler_config import SchedulerConfig
 from python_backend.scheduling.sequence import FinishReason, Sequence
 from python_backend.text.chat_template import ChatTemplate
@@ -29,7 +28,8 @@ from python_backend.triton.failure import error_response
 from python_backend.triton.generation_request import GenerationRequest, Limits, is_stop, parse
 from python_backend.triton.guide_source import GuideSource
 from python_backend.triton.logs import log_to_stderr
-from python_backend.triton.metrics import MetricsPublisher
+from python_backend.triton.metrics import MetricsPublisher, engine_gauges
+from python_backend.triton.periodic import Periodic
 from python_backend.triton.prewarm_prompts import prewarm_prompts
 from python_backend.triton.request_parameters import refuse_unknown, timeout_s
 from python_backend.triton.sender import FINAL, Reply, Sender
@@ -78,9 +78,10 @@ class TritonPythonModel:
             self._engine.cancel,
             poll_period_s=settings.cancellation_check_period_ms / 1000,
         )
-        self._publisher = MetricsPublisher(args["model_name"], args["model_version"])
-        self._stopped = threading.Event()
-        self._statistics = threading.Thread(target=self._publish, name="statistics", daemon=True)
+        metrics = (*GAUGES, *COUNTERS, *HISTOGRAMS)
+        self._publisher = MetricsPublisher(args["model_name"], args["model_version"], metrics)
+        period_s = settings.stats_check_period_ms / 1000
+        self._statistics = Periodic(self._publish, period_s=period_s, name="statistics")
         self._prewarm()
         self._engine.start()
         self._statistics.start()
@@ -113,8 +114,7 @@ class TritonPythonModel:
         """Finish what was accepted, then stop."""
         self._engine.close()
         self._sender.close()
-        self._stopped.set()
-        self._statistics.join()
+        self._statistics.end()
 
     def _accept(self, request: Any) -> None:
         try:
@@ -206,10 +206,7 @@ class TritonPythonModel:
         self._sender.report(report)
 
     def _publish(self) -> None:
-        running = True
-        while running:
-            running = not self._stopped.wait(self._settings.stats_check_period_ms / 1000)
-            self._publisher.publish(self._engine.statistics, self._recorder.take())
+        self._publisher.publish(engine_gauges(self._engine.statistics), self._recorder.take())
 
 
 def _scheduler_config(settings: CpuEngineSettings, max_seq_len: int) -> SchedulerConfig:

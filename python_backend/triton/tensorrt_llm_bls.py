@@ -16,13 +16,16 @@ import triton_python_backend_utils as pb_utils
 
 from python_backend.contract import TENSORRT_LLM_BLS
 from python_backend.errors import Cancelled
+from python_backend.metrics import ACCEPTED_DRAFT_TOKENS, DRAFT_TOKENS, DRAFTING
 from python_backend.triton.failure import error_response
 from python_backend.triton.front_parts import FrontParts, Job, Part
 from python_backend.triton.front_reply import FrontReply
 from python_backend.triton.front_request import front_inputs
 from python_backend.triton.interruption import Interrupted, Interruption, Watcher
 from python_backend.triton.logs import log_to_stderr
+from python_backend.triton.metrics import MetricsPublisher, drafting_gauges
 from python_backend.triton.other_model import ModelError
+from python_backend.triton.periodic import Periodic
 from python_backend.triton.request_parameters import refuse_unknown, timeout_s
 from python_backend.triton.settings import BlsSettings
 from python_backend.triton.tensors import read_inputs
@@ -43,6 +46,16 @@ class TritonPythonModel:
         self._engine_has_deadlines = settings.target_backend == "python" and settings.drafter.is_in_engine
         self._threads = ThreadPoolExecutor(settings.max_concurrent_requests, thread_name_prefix="request")
         self._watcher = Watcher(settings.cancellation_check_period_ms / 1000)
+        self._statistics: Periodic | None = None
+        if not settings.drafter.is_in_engine:
+            metrics = (DRAFT_TOKENS, ACCEPTED_DRAFT_TOKENS, DRAFTING)
+            self._publisher = MetricsPublisher(args["model_name"], args["model_version"], metrics)
+            period_s = settings.stats_check_period_ms / 1000
+            self._statistics = Periodic(self._publish, period_s=period_s, name="statistics")
+            self._statistics.start()
+
+    def _publish(self) -> None:
+        self._publisher.publish(drafting_gauges(self._front.statistics), self._front.recorder.take())
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests; each is answered through its response sender."""
@@ -53,6 +66,8 @@ class TritonPythonModel:
         """Finish what was accepted, then stop."""
         self._threads.shutdown()
         self._watcher.end()
+        if self._statistics is not None:
+            self._statistics.end()
 
     def _accept(self, request: Any) -> None:
         reply = FrontReply(request, decoupled=self._decoupled)

@@ -106,7 +106,7 @@ class DraftingEngine(SimulatedEngine):
 
     def end_step(self, plan: StepPlan, sampled: list[int]) -> list[Progress]:
         progress = super().end_step(plan, sampled)
-        self.drafter.verified(plan, 0.01)
+        self.drafter.verified(plan)
         return progress
 
 

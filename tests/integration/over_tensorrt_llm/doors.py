@@ -20,6 +20,7 @@ PROMPTS = {
 PLAIN, NGRAM, DRAFT = "bls_plain", "bls_ngram", "tensorrt_llm_bls"
 DOORS = [PLAIN, NGRAM, DRAFT]
 ENGINE_OF = {PLAIN: "quick", NGRAM: "tensorrt_llm", DRAFT: "tensorrt_llm"}
+DRAFTER_OF = {NGRAM: "ngram", DRAFT: "draft_model"}
 DRAFTED = {"max_draft_len": "6", "num_draft_tokens": "6"}
 
 

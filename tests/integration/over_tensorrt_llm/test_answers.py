@@ -12,10 +12,21 @@ import tritonclient.grpc as triton
 
 from python_backend.launcher.server import TritonServer
 from python_backend.text.tokenizer import Tokenizer
-from tests.integration.over_tensorrt_llm.doors import DOORS, DRAFT, ENGINE_OF, NGRAM, PLAIN, PROMPTS, SCRIPTS, ask
+from tests.integration.over_tensorrt_llm.doors import (
+    DOORS,
+    DRAFT,
+    DRAFTER_OF,
+    ENGINE_OF,
+    NGRAM,
+    PLAIN,
+    PROMPTS,
+    SCRIPTS,
+    ask,
+)
 from tests.integration.triton_api import (
     Answer,
     infer_inputs,
+    metric,
     post,
     server_sent_events,
     stream,
@@ -150,6 +161,27 @@ def test_drafts_can_be_limited_and_left_out_by_a_request(server: TritonServer) -
 
     assert drafted(0) == 0
     assert any(drafted(1) for _ in range(20)), "a busy machine may have no use for one draft token, but not for long"
+
+
+@pytest.mark.parametrize("model", [NGRAM, DRAFT])
+def test_metrics_tell_what_became_of_drafts(server: TritonServer, model: str) -> None:
+    def count(kind: str) -> float:
+        return metric(server, f"slipstream_{kind}_tokens_total", model=model, drafter=DRAFTER_OF[model])
+
+    before = count("draft"), count("accepted_draft")
+    (response,) = ask(server, model, "copy", return_perf_metrics=True).responses
+    drafted, accepted = response["total_draft_tokens"].item(), response["total_accepted_draft_tokens"].item()
+    wait_for_metric(
+        server, before[0] + drafted, "slipstream_draft_tokens_total", model=model, drafter=DRAFTER_OF[model]
+    )
+    assert count("accepted_draft") == before[1] + accepted
+    shown = {
+        kind: metric(server, "slipstream_drafting_metrics", model=model, drafting_metric=kind)
+        for kind in ("acceptance_rate", "draft_length", "speedup")
+    }
+    assert 0 < shown["acceptance_rate"] <= 1
+    assert 1 <= shown["draft_length"] <= 6
+    assert shown["speedup"] > 0
 
 
 DRAWING: dict[str, Any] = {"top_p": np.float32(0.9), "temperature": np.float32(1.0)}

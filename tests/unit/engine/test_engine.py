@@ -200,8 +200,7 @@ class WatchingDrafter:
     def draft(self, running: Many[Sequence], context_tokens: int) -> None:
         self.seen.append(([each.id for each in running], context_tokens))
 
-    def verified(self, plan: StepPlan, step_s: float) -> None:
-        assert step_s > 0
+    def verified(self, plan: StepPlan) -> None:
         self.plans.append(plan)
         self.outputs.append(sum(len(entry.sequence.output) for entry in plan.entries))
 

@@ -258,4 +258,4 @@ def test_drafts_from_elsewhere_are_left_alone() -> None:
     assert bench.run() == 1
     assert bench.received[sequence] == alone([1, 2], 4)
     assert not bench.recorder.take().increments
-    bench.drafter.verified(StepPlan(), 0.1)
+    bench.drafter.verified(StepPlan())

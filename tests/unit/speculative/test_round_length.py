@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from python_backend.engine.drafter import DraftStatistics
 from python_backend.speculative.round_length import MARGIN, PLAIN_TURNS, ROUNDS, Acceptance, RoundLength
 
 MOST = 12
@@ -14,7 +15,7 @@ def measured(fixed_s: float, token_s: float, plain_s: float) -> RoundLength:
     length = RoundLength()
     length.observe_plain(10, 10 * plain_s)
     for drafted in (1, 4, 8, 2, 12):
-        length.observe_round(drafted, fixed_s + token_s * drafted)
+        length.observe_round(drafted, 0, fixed_s + token_s * drafted)
     return length
 
 
@@ -35,9 +36,9 @@ def test_the_length_is_the_one_that_brings_most_tokens_a_second(rate: float, tim
 def test_nothing_is_drafted_before_plain_generation_was_timed() -> None:
     length = RoundLength()
     assert length.choose(Acceptance(), MOST) == 0
-    length.observe_round(4, 0.001)
+    length.observe_round(4, 4, 0.001)
     assert length.choose(Acceptance(), MOST) == 0
-    assert length.speed_up is None
+    assert length.statistics.speedup == 1.0
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 50])
@@ -45,7 +46,7 @@ def test_never_more_than_allowed_also_at_first(most: int) -> None:
     length = RoundLength()
     length.observe_plain(1, 1.0)
     assert length.choose(Acceptance(1.0), most) == min(most, 4)
-    length.observe_round(4, 1.2)
+    length.observe_round(4, 4, 1.2)
     assert length.choose(Acceptance(1.0), most) == most
 
 
@@ -60,10 +61,10 @@ def turns_until(length: RoundLength, wanted: bool) -> int:
 def test_one_slow_round_does_not_end_drafting_for_good() -> None:
     length = RoundLength()
     length.observe_plain(10, 0.1)
-    length.observe_round(4, 60.0)  # the draft model had to be warmed up
+    length.observe_round(4, 4, 60.0)  # the draft model had to be warmed up
     assert length.choose(Acceptance(), MOST) == 0
     assert turns_until(length, wanted=True) <= PLAIN_TURNS
-    length.observe_round(4, 0.011)
+    length.observe_round(4, 4, 0.011)
     assert all(length.choose(Acceptance(0.8), MOST) for _ in range(2 * PLAIN_TURNS))
 
 
@@ -74,7 +75,7 @@ def test_rounds_that_do_not_pay_are_tried_seldom() -> None:
     for _ in range(10 * PLAIN_TURNS):
         if drafted := length.choose(Acceptance(0.8), MOST):
             tried += 1
-            length.observe_round(drafted, 1.0)
+            length.observe_round(drafted, 0, 1.0)
     assert 1 <= tried <= 11
 
 
@@ -85,7 +86,7 @@ def test_drafting_ends_when_plain_generation_has_become_faster() -> None:
     rounds = 0
     while drafted := length.choose(Acceptance(0.8), MOST):
         rounds += 1
-        length.observe_round(drafted, 0.05)
+        length.observe_round(drafted, 0, 0.05)
     assert rounds <= ROUNDS
     length.observe_plain(10, 10 * 0.01)
     assert length.choose(Acceptance(0.8), MOST) == 0
@@ -99,11 +100,15 @@ def test_drafting_begins_when_plain_generation_has_become_slower() -> None:
     assert length.choose(Acceptance(0.8), MOST) > 0
 
 
-def test_speed_up_is_that_of_full_acceptance() -> None:
+def test_the_statistics_are_those_of_the_rounds() -> None:
     length = RoundLength()
+    assert length.statistics == DraftStatistics()
     length.observe_plain(1, 1.0)
-    length.observe_round(3, 2.0)
-    assert length.speed_up == pytest.approx(2.0)
+    for accepted in (4, 0) * 40:
+        length.observe_round(4, accepted, 2.0)
+    assert length.statistics.draft_length == pytest.approx(4.0)
+    assert length.statistics.acceptance_rate == pytest.approx(0.5, abs=0.05)
+    assert length.statistics.speedup == pytest.approx((1 + 4 * length.statistics.acceptance_rate) / 2)
 
 
 def test_acceptance_follows_what_is_seen_and_comes_back() -> None:
@@ -140,7 +145,7 @@ def test_many_requests_may_use_it_at_once() -> None:
                 if not 0 <= chosen <= 1 + turn % 7:
                     faults.append(chosen)
                 if (turn + seed) % 3:
-                    length.observe_round(1 + turn % 5, 0.01 + turn % 5 / 1000)
+                    length.observe_round(1 + turn % 5, 1, 0.01 + turn % 5 / 1000)
                 else:
                     length.observe_plain(4, 0.04)
         except Exception as error:
@@ -152,4 +157,4 @@ def test_many_requests_may_use_it_at_once() -> None:
     for thread in threads:
         thread.join()
     assert faults == []
-    assert length.speed_up is None or 1 < length.speed_up < 10
+    assert 1 < length.statistics.speedup < 10
