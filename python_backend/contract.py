@@ -43,6 +43,9 @@ class Tensor:
     dims: tuple[int, ...] = (1,)
     meaning: str
     required: bool = False
+    #: What the ensemble calls a required input that Triton is told is optional: an ensemble that lacks one which it
+    #: deems required ends without an answer, so it is the model that has to say what is missing.
+    ensemble_name: str = ""
     ragged: bool = False  # allow_ragged_batch
     scalar: bool = False  # reshape { shape: [ ] }: one number per request, dims stay (1,) on the wire
     added: bool = False  # ours, not NVIDIA's: only in profiles that run our own engine
@@ -214,9 +217,9 @@ _ENGINE_OUTPUTS = (
 _MESSAGES = "a conversation as JSON, for the chat template; send it with an empty prompt"
 
 _PREPROCESSING_INPUTS = (
-    _tensor("QUERY", STR, (1,), "prompt, UTF-8", required=True),
+    _tensor("QUERY", STR, (1,), "prompt, UTF-8", required=True, ensemble_name="text_input"),
     _tensor("DECODER_QUERY", STR, (1,), "decoder prompt (encoder-decoder models)"),
-    _tensor("REQUEST_OUTPUT_LEN", I32, (1,), "most tokens to generate", required=True),
+    _tensor("REQUEST_OUTPUT_LEN", I32, (1,), "most tokens to generate", required=True, ensemble_name="max_tokens"),
     _tensor("BAD_WORDS_DICT", STR, (-1,), "words that may not be generated"),
     _tensor("STOP_WORDS_DICT", STR, (-1,), "words that end generation"),
     _tensor("EMBEDDING_BIAS_WORDS", STR, (-1,), "words whose logits are biased"),
@@ -273,9 +276,9 @@ _PASSED_ON = (
 )  # fmt: skip
 
 _FRONT_INPUTS = (
-    _tensor("text_input", STR, (1,), "prompt, UTF-8", required=True),
+    _tensor("text_input", STR, (1,), "prompt, UTF-8", required=True, ensemble_name="text_input"),
     _tensor("decoder_text_input", STR, (1,), "decoder prompt (encoder-decoder models)"),
-    _tensor("max_tokens", I32, (1,), "most tokens to generate", required=True),
+    _tensor("max_tokens", I32, (1,), "most tokens to generate", required=True, ensemble_name="max_tokens"),
     _tensor("bad_words", STR, (-1,), "words that may not be generated"),
     _tensor("stop_words", STR, (-1,), "words that end generation"),
     _tensor("end_id", I32, (1,), "token that ends generation", default="the tokenizer's"),

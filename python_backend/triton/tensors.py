@@ -25,7 +25,13 @@ def check_required(inputs: Mapping[str, object], model: Model) -> None:
 
     Triton only counts: with an optional input in its place, a missing one goes unnoticed.
     """
-    missing = [tensor.name for tensor in model.inputs if tensor.required and tensor.name not in inputs]
+    missing = [
+        f"{tensor.name} ({other} of the ensemble)"
+        if (other := tensor.ensemble_name) not in ("", tensor.name)
+        else tensor.name
+        for tensor in model.inputs
+        if tensor.required and tensor.name not in inputs
+    ]
     if missing:
         raise InvalidRequest(f"{model.name} needs {' and '.join(missing)}, which the request does not hold.")
 

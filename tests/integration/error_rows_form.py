@@ -39,22 +39,14 @@ FORM: Final = (
         todo="Leave the version out.",
     ),
     Row(
-        did="leaves out a required input",
-        message=f"{_PLACE}expected number of inputs between 2 and … but got 1 inputs for model 'ensemble'. Got "
-        "input(s) ['max_tokens'], but missing required input(s) ['text_input']. Please provide all required input(s).",
-        error="Triton",
+        did="leaves out the prompt",
+        message="preprocessing needs QUERY (text_input of the ensemble), which the request does not hold.",
         tensors={"max_tokens": tensor_of(5)},
-        todo="Send it.",
     ),
     Row(
-        did="leaves out a required input of the ensemble and sends an optional one",
-        message="in ensemble 'ensemble', [request id: <id_unknown>] unexpected deadlock, at least one output is not "
-        "set while no more ensemble steps can be made",
-        error="Triton",
-        tensors={"max_tokens": tensor_of(5), "temperature": tensor_of(0.5)},
-        doors=("unary", "infer"),
-        todo="Send text_input and max_tokens. Triton counts the inputs only; on a decoupled ensemble it ends the "
-        "stream without an answer and without an error.",
+        did="leaves out max_tokens and sends an optional input",
+        message="preprocessing needs REQUEST_OUTPUT_LEN (max_tokens of the ensemble), which the request does not hold.",
+        tensors={"text_input": tensor_of("x"), "temperature": tensor_of(0.5)},
     ),
     Row(
         did="leaves out a required input of the engine and sends an optional one",

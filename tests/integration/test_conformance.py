@@ -156,7 +156,8 @@ def test_a_missing_input_is_named_though_an_optional_one_is_in_its_place(bench: 
         for tensor in (first, optional)
     }
     error = bench.wire.ask(model, tensors).error
-    assert error == f"{model.name} needs {last.name}, which the request does not hold."
+    missing = f"{last.name} ({last.ensemble_name} of the ensemble)" if last.ensemble_name else last.name
+    assert error == f"{model.name} needs {missing}, which the request does not hold."
 
 
 @each_front

@@ -45,7 +45,8 @@ def test_io_is_the_contract(path: Path) -> None:
     assert config.name == model.name
     assert [pbtxt_signature(t) for t in config.input] == [signature(t) for t in model.inputs]
     assert [pbtxt_signature(t) for t in config.output] == [signature(t) for t in model.outputs]
-    assert [(t.name, t.optional) for t in config.input] == [(t.name, not t.required) for t in model.inputs]
+    optional = [(t.name, not t.required or bool(t.ensemble_name)) for t in model.inputs]
+    assert [(t.name, t.optional) for t in config.input] == optional
     assert [(t.name, t.allow_ragged_batch) for t in config.input] == [(t.name, t.ragged) for t in model.inputs]
 
 

@@ -131,7 +131,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_demo_draft_is_accepted_as_often_as_recorded(demo: Path) -> None:
-    """On some of the answers that the record is of, kept here: within what so few tokens tell."""
+    """On every third of the answers that the record is of, kept here: within what so few tokens tell."""
     recorded = read_evaluation(RECIPE.with_suffix("")).acceptance
     checkpoint = Checkpoint.open(demo / "checkpoints" / RECIPE.stem)
     vocabulary = checkpoint.draft_vocabulary()
