@@ -20,7 +20,7 @@ PRIOR_WEIGHT = 8.0
 POOL_MEMORY = 0.999
 #: Of a proposer nobody has seen yet. N-grams': measured over copies, code and open chat of the demo model.
 NGRAM_RATES = (0.55, 0.70, 0.75, 0.82, 0.83, 0.90, 0.94, 0.96, 0.98)
-DRAFT_MODEL_RATES = (0.25,) * 9
+DRAFT_MODEL_RATES = (0.5,) * 9
 FIRST_WEIGHT = 20.0
 
 
