@@ -25,6 +25,12 @@ class BenchPlan:
     max_tokens: int
     rounds: int
     seed: int
+    least_requests: int = 0
+    """In each round, however few workers there are: single requests differ much."""
+
+    def requests(self, workers: int) -> int:
+        """In one round: equally many for each worker."""
+        return workers * max(self.requests_per_worker, -(-self.least_requests // workers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +59,7 @@ def measure(plan: BenchPlan, sides: Mapping[str, Side], prompts: Prompts) -> Ite
     """
     for number in range(plan.rounds):
         for place, concurrency in enumerate(plan.concurrencies):
-            load = Load.deal(prompts.take(concurrency * plan.requests_per_worker), concurrency, plan.max_tokens)
+            load = Load.deal(prompts.take(plan.requests(concurrency)), concurrency, plan.max_tokens)
             warm_up = Load.deal(prompts.take(concurrency), concurrency, min(WARM_UP_TOKENS, plan.max_tokens))
             first = (number + place) % len(sides)
             for side in [*sides][first:] + [*sides][:first]:

@@ -106,8 +106,13 @@ def _add_prewarm(parser: argparse.ArgumentParser) -> None:
 def _add_speculation(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument("--concurrency", type=_counts, default=(1, 8, 32), metavar="N,N", help="workers (1,8,32)")
-    parser.add_argument("--requests-per-worker", type=_count, default=2, metavar="N", help="in each round (2)")
-    parser.add_argument("--max-tokens", type=_count, default=96, metavar="N", help="of every answer (96)")
+    parser.add_argument(
+        "--requests-per-worker", type=_count, default=2, metavar="N", help="in each round, eight requests at least (2)"
+    )
+    parser.add_argument("--max-tokens", type=_count, default=128, metavar="N", help="of every answer (128)")
+    parser.add_argument(
+        "--draft-engine-dir", type=Path, metavar="DIR", help="of a draft model, for where nothing can be looked up"
+    )
     parser.add_argument("--num-draft-tokens", type=_count, default=16, metavar="N", help="at most, at a time (16)")
     parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="turns of each side (3)")
     parser.add_argument("--workload", type=_workloads, default=WORKLOADS, metavar="W,W", help=",".join(WORKLOADS))

@@ -24,9 +24,9 @@ def own_server(
     engine_dir: Path,
     models: tuple[str, ...] = (),
     *,
-    parameters: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Iterator[TritonServer]:
-    """A ready server with ``models``, or all; with ``parameters``, from a copy of the repository in which they are set.
+    """A ready server with ``models``, or all; with ``parameters``, by model, from a copy of the repository with those.
 
     SetupError when it cannot start, with the reason.
     """
@@ -44,12 +44,13 @@ def own_server(
             yield server
 
 
-def _copy(model_repository: Path, scratch: Path, parameters: Mapping[str, str]) -> Path:
+def _copy(model_repository: Path, scratch: Path, parameters: Mapping[str, Mapping[str, str]]) -> Path:
     copy = scratch / "model_repository"
     shutil.copytree(model_repository, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in copy.glob(f"*/configs/{PROFILE}.pbtxt"):
+    for model, values in parameters.items():
+        path = copy / model / "configs" / f"{PROFILE}.pbtxt"
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        for key in parameters.keys() & config.parameters.keys():
-            config.parameters[key].string_value = parameters[key]
+        for key, value in values.items():
+            config.parameters[key].string_value = value
         path.write_text(text_format.MessageToString(config))
     return copy

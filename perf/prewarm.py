@@ -49,7 +49,10 @@ def prewarm(options: argparse.Namespace) -> int:
         file = Path(scratch) / "prewarm.yaml"
         file.write_text(json.dumps([{"text": prompt.text} for prompt in prompts]))
         where = (options.model_repository, options.engine_dir, ("ensemble",))
-        with own_server(*where, parameters={"prewarm_file": str(file)}) as warm, own_server(*where) as cold:
+        with (
+            own_server(*where, parameters={"tensorrt_llm": {"prewarm_file": str(file)}}) as warm,
+            own_server(*where) as cold,
+        ):
             found = [FirstToken(len(q.token_ids), *_in_turn(warm.grpc_url, cold.grpc_url, q)) for q in questions]
     Console().print(table(found))
     if options.json:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median
 
 import httpx
@@ -35,6 +36,7 @@ FIGURES = (
     ("output_token_throughput", "avg", "tokens/s"),
     ("time_to_first_token", "p50", "TTFT p50 (ms)"),
 )
+LEAST_REQUESTS = 8
 PROPOSED, ACCEPTED = "slipstream_draft_tokens_total", "slipstream_accepted_draft_tokens_total"
 
 
@@ -57,12 +59,15 @@ def speculation(options: argparse.Namespace) -> int:
         max_tokens=options.max_tokens,
         rounds=options.rounds,
         seed=options.seed,
+        least_requests=LEAST_REQUESTS,
     )
     load_average = os.getloadavg()[0]
     tokenizer = load_tokenizer(options.engine_dir)
     runs: dict[str, list[Run]] = {}
     drafting: list[Drafting] = []
-    with own_server(options.model_repository, options.engine_dir) as server, console.status("") as status:
+    drafter = _drafter(options.draft_engine_dir)
+    server_of = own_server(options.model_repository, options.engine_dir, parameters=drafter)
+    with server_of as server, console.status("") as status:
         counted = _Counted(server.metrics_url, sides(server.grpc_url, options.num_draft_tokens))
         for workload in options.workload:
             runs[workload] = []
@@ -76,6 +81,13 @@ def speculation(options: argparse.Namespace) -> int:
     if options.plot:
         save(runs, (DRAFTS, PLAIN), options.plot, _subtitle(plan, options.num_draft_tokens))
     return 0
+
+
+def _drafter(draft_engine_dir: Path | None) -> dict[str, dict[str, str]]:
+    """The engine's parameters; none: as the repository has them."""
+    if draft_engine_dir is None:
+        return {}
+    return {"tensorrt_llm": {"drafter": "draft_model", "draft_engine_dir": str(draft_engine_dir.resolve())}}
 
 
 def sides(grpc_url: str, num_draft_tokens: int) -> dict[str, Side]:

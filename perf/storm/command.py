@@ -48,7 +48,9 @@ def _target(options: argparse.Namespace) -> Iterator[Target]:
     if options.url:
         yield _running(options.url)
         return
-    with own_server(options.model_repository, options.engine_dir, parameters={"execution_mode": "exact"}) as server:
+    with own_server(
+        options.model_repository, options.engine_dir, parameters={"tensorrt_llm": {"execution_mode": "exact"}}
+    ) as server:
         ports = server.options.ports
         yield _at("127.0.0.1", ports.http, ports.grpc, server.metrics_url, lambda: server.exit_code() is None)
 

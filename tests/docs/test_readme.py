@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,11 +17,12 @@ pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+SPECULATION = (ROOT / "docs" / "speculation.md").read_text()
 
 
-def blocks(language: str, heading: str) -> list[str]:
+def blocks(language: str, heading: str, page: str = README) -> list[str]:
     """The code blocks of a language under a heading."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
 
 
@@ -56,6 +58,14 @@ def test_the_commands_under_ask_it_something_answer(make_serve: Path) -> None:
     events = [line for line in shell(curl).splitlines() if line.startswith("data: ")]
     assert len(events) > 1
     assert '"finish_reason":"length"' in events[-1]
+
+
+def test_the_command_under_speculation_asks_for_drafts_and_gets_them(make_serve: Path) -> None:
+    (curl,) = blocks("sh", "Ask for it", SPECULATION)
+    # An engine that has just started may still find out what is worth guessing.
+    answers = [json.loads(shell(curl)) for _ in range(3)]
+    assert all(answer["text_output"] for answer in answers)
+    assert max(answer["total_draft_tokens"] for answer in answers) > 0
 
 
 def test_the_python_example_runs(make_serve: Path, tmp_path: Path) -> None:
