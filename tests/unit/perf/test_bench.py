@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -145,3 +146,8 @@ def test_the_report_shows_ratios_of_two_sides(tokenizer: Tokenizer) -> None:
     found = document(PLAN, runs, [*sides], load_average=0.0)
     assert len(found["runs"]) == 12
     assert {"concurrency": 1, "metric": "time_to_first_token", "statistic": "p50"}.items() <= found["ratios"][1].items()
+
+
+@pytest.mark.parametrize(("workers", "requests"), [(1, 8), (3, 9), (4, 8), (8, 16)])
+def test_few_workers_have_several_requests_each(workers: int, requests: int) -> None:
+    assert replace(PLAN, least_requests=8).requests(workers) == requests
