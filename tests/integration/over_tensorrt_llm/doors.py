@@ -26,3 +26,13 @@ DRAFTED = {"max_draft_len": "6", "num_draft_tokens": "6"}
 
 def ask(server: TritonServer, model: str, name: str, max_tokens: int = 400, **extra: Any) -> Answer:
     return stream(server, model, text_request(PROMPTS[name], max_tokens, **extra), timeout_s=40)
+
+
+def ask_until_drafted(server: TritonServer, model: str, name: str, max_tokens: int = 400, **extra: Any) -> Answer:
+    """An answer to which drafts have contributed. A busy machine may have no use for them, but not for long."""
+    for _ in range(20):
+        answer = ask(server, model, name, max_tokens, return_perf_metrics=True, **extra)
+        assert answer.error is None, answer.error
+        if answer.responses[-1]["total_accepted_draft_tokens"].item() > 0:
+            return answer
+    raise AssertionError(f"{model} never drafts")
