@@ -23,6 +23,7 @@ from tests.integration.triton_api import (
     infer_inputs,
     metric,
     post,
+    settle,
     stream,
     text_request,
     token_request,
@@ -114,6 +115,7 @@ def test_a_request_that_is_given_up_frees_its_blocks_within_a_few_steps(
 ) -> None:
     wait_until_idle(demo_server)
     before = steps(demo_server)
+    settle(demo_server)
     cancelled = metric(demo_server, "slipstream_requests_total", finish_reason="cancelled")
     leave(demo_server)
     wait_until_idle(demo_server)
@@ -142,6 +144,7 @@ def test_stop_ends_the_request_of_the_same_id_and_no_other(demo_server: TritonSe
 
 
 def test_a_timeout_ends_a_request_with_what_it_has(demo_server: TritonServer) -> None:
+    settle(demo_server)
     timed_out = metric(demo_server, "slipstream_requests_total", finish_reason="timed_out")
     for model, request in (
         ("tensorrt_llm", token_request([5, 6, 7], LONG)),
@@ -219,6 +222,7 @@ def leave_generate(server: TritonServer) -> None:
 def test_an_answer_whose_client_left_unnoticed_is_computed_to_its_limit_and_leaks_nothing(
     demo_server: TritonServer, leave: Callable[[TritonServer], None]
 ) -> None:
+    settle(demo_server)
     length = metric(demo_server, "slipstream_requests_total", finish_reason="length")
     leave(demo_server)
     wait_until_idle(demo_server)

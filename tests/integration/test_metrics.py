@@ -10,7 +10,7 @@ import pytest
 
 from python_backend.launcher.server import TritonServer
 from python_backend.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from tests.integration.triton_api import metric, stream, token_request, wait_until_idle
+from tests.integration.triton_api import metric, settle, stream, token_request, wait_until_idle
 
 pytestmark = pytest.mark.server
 
@@ -40,6 +40,7 @@ def test_observations_add_up_to_what_was_served(tiny_server: TritonServer) -> No
         wait_until_idle(tiny_server)
         return {key: metric(tiny_server, name, **labels) for key, (name, labels) in series.items()}
 
+    settle(tiny_server)
     before = read()
     for length in (5, 9, 14):
         ids = np.random.default_rng(length).integers(3, 250, length).tolist()

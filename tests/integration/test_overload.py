@@ -16,7 +16,7 @@ import pytest
 from python_backend.launcher.server import TritonServer
 from tests import tiny_llama
 from tests.integration.conftest import edited_repository, serving
-from tests.integration.triton_api import Answer, metric, stream, token_request, wait_for_metric, wait_until_idle
+from tests.integration.triton_api import Answer, metric, settle, stream, token_request, wait_for_metric, wait_until_idle
 
 pytestmark = pytest.mark.server
 
@@ -145,6 +145,7 @@ def test_waiting_makes_up_for_priority(server: TritonServer, clients: ThreadPool
 def test_a_deadline_in_the_queue_refuses_and_leaves_the_others_alone(
     server: TritonServer, clients: ThreadPoolExecutor
 ) -> None:
+    settle(server)
     timed_out = metric(server, "slipstream_requests_total", finish_reason="timed_out")
     crowd = Crowd(server, clients)
     crowd.add("patient")
@@ -158,6 +159,7 @@ def test_a_deadline_in_the_queue_refuses_and_leaves_the_others_alone(
 
 
 def test_a_stop_takes_a_request_out_of_the_queue(server: TritonServer, clients: ThreadPoolExecutor) -> None:
+    settle(server)
     cancelled = metric(server, "slipstream_requests_total", finish_reason="cancelled")
     prompts = metric(server, "slipstream_tokens_total", type="prompt")
     crowd = Crowd(server, clients)

@@ -19,6 +19,7 @@ from tests.integration.triton_api import (
     metric,
     post,
     server_sent_events,
+    settle,
     stream,
     text_request,
     token_request,
@@ -105,7 +106,7 @@ def test_stop_words_as_text_through_the_ensemble(tiny_server: TritonServer, toke
 def test_stop_words_free_the_engine_and_count_as_stopped(
     tiny_server: TritonServer, tokenizer: Tokenizer, plain: Answer
 ) -> None:
-    wait_until_idle(tiny_server)
+    settle(tiny_server)
     stopped = metric(tiny_server, "slipstream_requests_total", finish_reason="stop")
     word = word_across_tokens(plain, tokenizer)
     answers: list[Answer] = []

@@ -131,6 +131,21 @@ def wait_for_metric(server: TritonServer, value: float, name: str, **labels: str
         time.sleep(0.05)
 
 
+def settle(server: TritonServer) -> None:
+    """Until no counter moves: a test that counts what it adds must not count what came late from those before it."""
+
+    def counters() -> list[str]:
+        lines = httpx.get(server.metrics_url, verify=NO_TLS).text.splitlines()
+        return [line for line in lines if line.startswith("slipstream_") and "_total{" in line]
+
+    found = counters()
+    while True:
+        time.sleep(0.5)
+        before, found = found, counters()
+        if found == before:
+            return
+
+
 def wait_until_idle(server: TritonServer) -> None:
     """Until no request is active and no block is in use."""
     wait_for_metric(server, 0, "nv_trt_llm_request_metrics", request_type="active")

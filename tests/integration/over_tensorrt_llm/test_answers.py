@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +30,7 @@ from tests.integration.triton_api import (
     metric,
     post,
     server_sent_events,
+    settle,
     stream,
     text_request,
     wait_for_metric,
@@ -165,23 +164,14 @@ def test_drafts_can_be_limited_and_left_out_by_a_request(server: TritonServer) -
     assert any(drafted(1) for _ in range(20)), "a busy machine may have no use for one draft token, but not for long"
 
 
-def settled(read: Callable[[], tuple[float, float]]) -> tuple[float, float]:
-    """What is read once it does not change any more: counters are published a moment after what they count."""
-    found = read()
-    while True:
-        time.sleep(0.3)
-        before, found = found, read()
-        if found == before:
-            return found
-
-
 @pytest.mark.parametrize("model", [NGRAM, DRAFT])
 def test_metrics_tell_what_became_of_drafts(server: TritonServer, model: str) -> None:
     def count(kind: str) -> float:
         return metric(server, f"slipstream_{kind}_tokens_total", model=model, drafter=DRAFTER_OF[model])
 
     ask_until_drafted(server, model, "copy")
-    before = settled(lambda: (count("draft"), count("accepted_draft")))
+    settle(server)
+    before = count("draft"), count("accepted_draft")
     (response,) = ask(server, model, "copy", return_perf_metrics=True).responses
     drafted, accepted = response["total_draft_tokens"].item(), response["total_accepted_draft_tokens"].item()
     wait_for_metric(
