@@ -319,5 +319,7 @@ def test_a_storm_of_clients_that_leave_does_no_harm(tiny_engine: Path, tmp_path:
         while server.exit_code() is None:
             assert time.monotonic() < deadline_s, "the server outlives its exit timeout"
             time.sleep(0.05)
-        unloaded = set(re.findall(r"successfully unloaded '(\w+)'", server.log_path.read_text()))
-        assert unloaded >= {*DOORS, "ensemble", "preprocessing"}
+        log = server.log_path.read_text()
+        assert server.exit_code() == 0 or "Exit timeout expired" in log, "it crashed"
+        unloaded = set(re.findall(r"successfully unloaded '(\w+)'", log))
+        assert unloaded >= {*DOORS, "ensemble", "preprocessing", "tensorrt_llm_draft"}
