@@ -109,7 +109,7 @@ def _add_speculation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--requests-per-worker", type=_count, default=2, metavar="N", help="in each round, eight requests at least (2)"
     )
-    parser.add_argument("--max-tokens", type=_count, default=128, metavar="N", help="of every answer (128)")
+    parser.add_argument("--max-tokens", type=_count, default=192, metavar="N", help="of every answer (192)")
     parser.add_argument(
         "--draft-engine-dir", type=Path, metavar="DIR", help="of a draft model, for where nothing can be looked up"
     )

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +24,7 @@ from perf.own_server import own_server
 from perf.prometheus import total
 from perf.record import RequestRecord
 from perf.speculation_plot import save
-from perf.tasks import SIDE, TaskSource
+from perf.tasks import TaskSource
 from perf.triton_load import run_load
 
 FRONT_DOOR, ENSEMBLE = "tensorrt_llm_bls", "ensemble"
@@ -65,8 +65,8 @@ def speculation(options: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(options.engine_dir)
     runs: dict[str, list[Run]] = {}
     drafting: list[Drafting] = []
-    drafter = _drafter(options.draft_engine_dir)
-    server_of = own_server(options.model_repository, options.engine_dir, parameters=drafter)
+    parameters = _parameters(options.draft_engine_dir)
+    server_of = own_server(options.model_repository, options.engine_dir, parameters=parameters)
     with server_of as server, console.status("") as status:
         counted = _Counted(server.metrics_url, sides(server.grpc_url, options.num_draft_tokens))
         for workload in options.workload:
@@ -83,32 +83,25 @@ def speculation(options: argparse.Namespace) -> int:
     return 0
 
 
-def _drafter(draft_engine_dir: Path | None) -> dict[str, dict[str, str]]:
-    """The engine's parameters; none: as the repository has them."""
-    if draft_engine_dir is None:
-        return {}
-    return {"tensorrt_llm": {"drafter": "draft_model", "draft_engine_dir": str(draft_engine_dir.resolve())}}
+def _parameters(draft_engine_dir: Path | None) -> dict[str, dict[str, str]]:
+    """The engine's: all sides send the same prompts, and none is to find what another left in the KV cache."""
+    drafter = {}
+    if draft_engine_dir is not None:
+        drafter = {"drafter": "draft_model", "draft_engine_dir": str(draft_engine_dir.resolve())}
+    return {"tensorrt_llm": {"enable_kv_cache_reuse": "false"} | drafter}
 
 
 def sides(grpc_url: str, num_draft_tokens: int) -> dict[str, Side]:
-    """The ways to ask that are compared; each puts its own letter into the prompts."""
+    """The ways to ask that are compared."""
 
-    def side(letter: str, model: str, drafts: int | None) -> Side:
-        return lambda load: run_load(grpc_url, _lettered(load, letter), model=model, num_draft_tokens=drafts)
+    def side(model: str, drafts: int | None) -> Side:
+        return lambda load: run_load(grpc_url, load, model=model, num_draft_tokens=drafts)
 
     return {
-        DRAFTS: side("A", FRONT_DOOR, num_draft_tokens),
-        PLAIN: side("B", FRONT_DOOR, 0),
-        OTHER_DOOR: side("C", ENSEMBLE, None),
+        DRAFTS: side(FRONT_DOOR, num_draft_tokens),
+        PLAIN: side(FRONT_DOOR, 0),
+        OTHER_DOOR: side(ENSEMBLE, None),
     }
-
-
-def _lettered(load: Load, letter: str) -> Load:
-    workers = tuple(
-        tuple(replace(prompt, text=prompt.text.replace(SIDE, letter, 1)) for prompt in prompts)
-        for prompts in load.workers
-    )
-    return replace(load, workers=workers)
 
 
 class _Counted:

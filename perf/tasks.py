@@ -14,17 +14,15 @@ from tokenizers import Tokenizer
 from client.chatml import chatml
 from perf.prompts import Prompt, PromptSource
 
-#: Where a side of a comparison puts its letter, so that no side finds another's prompts in the KV cache.
-SIDE = "@"
-_PASSAGE_TOKENS = (90, 120)
+_PASSAGE_TOKENS = (150, 200)
 _EDITS = (
     "Correct the spelling mistakes in this text. Write the whole text again.\n\n{}",
     "Repeat this text word for word:\n\n{}",
     "Write this text again and change nothing but the punctuation:\n\n{}",
 )
 _CODE_EDIT = "Add a comment to the first line of this function, and write the whole function again:\n\n```python\n{}```"
-_FUNCTIONS = (textwrap.indent, textwrap.dedent, statistics.fmean, statistics.median_low, statistics.mode)
-_CODE_CHARACTERS = 500
+_FUNCTIONS = (textwrap.indent, textwrap.dedent, statistics.fmean, statistics.quantiles, statistics.mode)
+_CODE_CHARACTERS = 800
 _QUESTIONS = (
     "Why is the sky blue?", "How do I make a good cup of tea?", "What is the difference between a frog and a toad?",
     "Tell me a short story about a lighthouse keeper.", "How does a refrigerator work?", "Why do cats purr?",
@@ -41,7 +39,7 @@ _QUESTIONS = (
 class TaskSource:
     """Deals out prompts of one kind: "copy", "chat" or both in turn, "mixed".
 
-    Each begins with a number of its own and the mark ``SIDE``: none finds another in the KV cache.
+    Each begins with a number of its own: none finds another in the KV cache.
     """
 
     def __init__(self, kind: str, tokenizer: Tokenizer, seed: int) -> None:
@@ -59,7 +57,7 @@ class TaskSource:
 
     def _prompt(self, serial: int) -> Prompt:
         task = next(self._tasks[serial % len(self._tasks)])
-        text = chatml(task, system=f"{SIDE}{serial:05d}. You are a helpful assistant.")
+        text = chatml(task, system=f"{serial:05d}. You are a helpful assistant.")
         return Prompt(text, tuple(self._tokenizer.encode(text).ids))
 
 

@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 LONGEST_RUN = 24
 """Longer ones count as that long."""
-_KINDS = (3, 4, 5, 6, 8, 12, 16, LONGEST_RUN)  # runs from each of these on, to the next, are counted together
+_KINDS = (2, 3, 4, 5, 6, 8, 12, 16, LONGEST_RUN)  # runs from each of these on, to the next, are counted together
 MEMORY = 0.9  # weight of an observation after one more of its kind
 PRIOR_WEIGHT = 8.0
 POOL_MEMORY = 0.999
 #: Of a proposer nobody has seen yet. N-grams': measured over copies, code and open chat of the demo model.
 #: A draft model's: about the demo's own.
-NGRAM_RATES = (0.55, 0.70, 0.75, 0.82, 0.83, 0.90, 0.94, 0.96, 0.98)
-DRAFT_MODEL_RATES = (0.4,) * 9
+NGRAM_RATES = (0.45, 0.55, 0.70, 0.75, 0.82, 0.83, 0.90, 0.94, 0.96, 0.98)
+DRAFT_MODEL_RATES = (0.4,) * 10
 FIRST_WEIGHT = 20.0
 
 

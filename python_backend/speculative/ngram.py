@@ -15,20 +15,24 @@ MIN_NGRAM = 2
 
 
 class NgramIndex:
-    """The tokens of one text, and the place behind the latest occurrence of each of its n-grams.
+    """The tokens of one text, where each of its n-grams stood last, and the place that is being copied.
 
-    ``extend`` costs O(max_ngram - min_ngram) dictionary entries a token, ``follow`` as many look-ups.
+    That place goes on through a disagreement, for an edit often changes one token: what follows it there is a guess
+    again as soon as one token agrees. ``extend`` costs O(max_ngram - min_ngram) dictionary entries a token, ``follow``
+    as many look-ups.
     """
 
     def __init__(self, tokens: list[int], *, max_ngram: int, min_ngram: int) -> None:
         self._tokens = tokens
         self._lengths = range(max_ngram, min_ngram - 1, -1)
         # An n-gram counts once a token follows it: range() ends before the last one, and zip() with it.
-        self.run = 0  # of the latest guess
         self._behind = {
             n: dict(zip(zip(*(tokens[i:] for i in range(n)), strict=False), range(n, len(tokens)), strict=False))
             for n in self._lengths
         }
+        self._place = 0  # of the token that comes next, if the text goes on as before
+        self.run = 0
+        """Tokens in a row that agree before the place, up to ``LONGEST_RUN``; 0: there is no guess."""
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -41,25 +45,36 @@ class NgramIndex:
             for n in self._lengths:
                 if n <= end:
                     self._behind[n][tuple(text[end - n :])] = end
+            if self._place:
+                self.run = min(self.run + 1, LONGEST_RUN) if text[self._place] == token else 0
+                self._place += 1
             text.append(token)
 
     def follow(self, count: int) -> list[int]:
-        """What followed the longest n-gram that the text ends with, where that stood last: ``count`` tokens, or none.
+        """What may come next: ``count`` tokens, or none.
 
-        ``run`` is then how many tokens in a row agree there, up to ``LONGEST_RUN``.
-
-        Where that runs into the end of the text, the text repeats itself, and the guess is that it goes on to.
+        They are what followed the longest n-gram that the text ends with, where that stood last, unless as many tokens
+        agree with the place that was followed before. Where a place runs into the end of the text, the text repeats
+        itself, and the guess is that it goes on to.
         """
+        text = self._tokens
+        if self.run < LONGEST_RUN:
+            self._look_up()
+        found = text[self._place : self._place + count] if self.run else []
+        while found and len(found) < count:
+            found += found[: count - len(found)]
+        return found
+
+    def _look_up(self) -> None:
+        """Go to the latest place of the longest n-gram, if more agrees there."""
         text = self._tokens
         for n in self._lengths:
             behind = self._behind[n].get(tuple(text[-n:]))
             if behind is not None:
-                self.run = self._agreeing(behind, n)
-                found = text[behind : behind + count]
-                while len(found) < count:
-                    found += found[: count - len(found)]
-                return found
-        return []
+                run = self._agreeing(behind, n)
+                if run > self.run:
+                    self._place, self.run = behind, run
+                return
 
     def _agreeing(self, behind: int, known: int) -> int:
         """Tokens before that place that are those at the end of the text; so many are ``known`` to be."""

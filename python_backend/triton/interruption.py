@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Interruption:
-    """One request's: set once, by the watcher; looked at by whoever works for the request."""
+    """One request's: ``reason`` is set once and for all; looked at by whoever works for the request."""
 
     is_abandoned: Callable[[], bool]
     """Whether the client has left. Asks the server."""
@@ -35,39 +35,43 @@ class Interruption:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @contextmanager
-    def over(self, call: Call) -> Iterator[Call]:
-        """Inside, the call is cancelled when the request is; it is afterwards too, if it has not ended by then.
+    def over(self, start: Callable[[], Call]) -> Iterator[Call]:
+        """Inside, a call runs, which is cancelled when the request is; afterwards it has ended.
 
-        Raises Interrupted when the request is not to go on, before or at the end.
+        Raises Interrupted when the request is not to go on, before the call begins or at its end.
         """
+        self.check()
+        call = start()
         with self._lock:
             self._calls.add(call)
         try:
-            self.check()
             yield call
         finally:
+            call.close()
             with self._lock:
                 self._calls.discard(call)
-            call.cancel()
         self.check()
 
     def check(self) -> None:
         """Raises Interrupted when the request is not to go on."""
+        self._look_at_the_clock()
         if self.reason is not None:
             raise Interrupted
 
     def look(self) -> None:
         """Find out, and cancel what runs for the request if so."""
-        if self.reason is None:
-            if self.is_abandoned():
-                self.reason = FinishReason.CANCELLED
-            elif self.deadline_s is not None and time.monotonic() >= self.deadline_s:
-                self.reason = FinishReason.TIMED_OUT
+        if self.reason is None and self.is_abandoned():
+            self.reason = FinishReason.CANCELLED
+        self._look_at_the_clock()
         if self.reason is not None:
             with self._lock:
                 calls = list(self._calls)
             for call in calls:
                 call.cancel()
+
+    def _look_at_the_clock(self) -> None:
+        if self.reason is None and self.deadline_s is not None and time.monotonic() >= self.deadline_s:
+            self.reason = FinishReason.TIMED_OUT
 
 
 class Watcher:

@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 from python_backend.triton.front_reply import FrontReply
 from python_backend.triton.front_request import Arrays
 from python_backend.triton.interruption import Interrupted, Interruption
-from python_backend.triton.other_model import OtherModel
+from python_backend.triton.other_model import Call, OtherModel
 from python_backend.triton.tensors import check_shared_memory
 
 _FINISH = "finish_reason"
@@ -34,14 +34,16 @@ class PassedOn:
     def run(self, reply: FrontReply) -> None:
         """Answer. Raises ModelError when the engine refuses."""
         open_sequences = self.sequences
-        call = self.engine.call(self.inputs, (*self.outputs, _FINISH), self.request_id, self._timeout_us())
         # Interrupted or not: an answer that was complete by then has ended, and must not end twice.
-        with suppress(Interrupted), self.interruption.over(call):
+        with suppress(Interrupted), self.interruption.over(self._call) as call:
             for arrays in call.responses():
                 open_sequences -= _FINISH in arrays
                 reply.send(self._response(arrays), ends=not open_sequences)
         if open_sequences:
             reply.send(None, ends=True)
+
+    def _call(self) -> Call:
+        return self.engine.call(self.inputs, (*self.outputs, _FINISH), self.request_id, self._timeout_us())
 
     def _response(self, arrays: Arrays) -> object:
         if self.batch_index is not None:

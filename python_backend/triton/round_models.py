@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -47,8 +48,8 @@ class EngineCalls:
 
     def generate(self, sequence: Sequence, count: int) -> Generator[Piece, None, None]:
         """See ``Target``. Raises Interrupted, and ModelError when the engine refuses."""
-        call = self._call(sequence, count, {"streaming": np.array([[self.streams]])})
-        with self.interruption.over(call):
+        streaming = {"streaming": np.array([[self.streams]])}
+        with self.interruption.over(partial(self._call, sequence, count, streaming)) as call:
             yield from map(_piece, call.responses())
 
     def verify(self, sequence: Sequence, draft: Draft) -> Piece:
@@ -60,8 +61,7 @@ class EngineCalls:
 
     def ask(self, sequence: Sequence, count: int, more: Arrays) -> Piece:
         """The whole of a call that does not stream."""
-        call = self._call(sequence, count, more)
-        with self.interruption.over(call):
+        with self.interruption.over(partial(self._call, sequence, count, more)) as call:
             pieces = [*map(_piece, call.responses())]
         return pieces[-1] if pieces else Piece([])
 

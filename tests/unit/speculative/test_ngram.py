@@ -14,22 +14,29 @@ from python_backend.speculative.ngram import NgramIndex, NgramProposer
 TEXTS = st.lists(st.integers(0, 2), min_size=1, max_size=40)  # few tokens, so that they come back
 
 
-def scan(text: list[int], count: int, max_ngram: int, min_ngram: int) -> tuple[list[int], int]:
-    """What followed the longest n-gram at the end where it stood last; behind the end, the text as guessed so far.
-
-    And how many tokens before that place are those at the end.
-    """
+def scan(text: list[int], max_ngram: int, min_ngram: int) -> int | None:
+    """How far before the end of the text stands what followed its longest n-gram, where that stood last."""
     for n in range(min(max_ngram, len(text) - 1), min_ngram - 1, -1):
         for start in range(len(text) - n - 1, -1, -1):
             if text[start : start + n] == text[-n:]:
-                guessed = list(text)
-                for place in range(start + n, start + n + count):
-                    guessed.append(guessed[place])
-                run = n
-                while run < min(start + n, LONGEST_RUN) and text[start + n - run - 1 :][:1] == text[-run - 1 :][:1]:
-                    run += 1
-                return guessed[len(text) :], run
-    return [], 0
+                return len(text) - start - n
+    return None
+
+
+def agreeing(text: list[int], shift: int) -> int:
+    """How many tokens at the end of the text are those before the place."""
+    run = 0
+    while run < min(len(text) - shift, LONGEST_RUN) and text[-1 - run] == text[-1 - run - shift]:
+        run += 1
+    return run
+
+
+def guess(text: list[int], shift: int, count: int) -> list[int]:
+    """The tokens from the place on; behind the end of the text, the text as guessed so far."""
+    guessed = list(text)
+    for _ in range(count):
+        guessed.append(guessed[-shift])
+    return guessed[len(text) :]
 
 
 @given(text=TEXTS, pieces=st.lists(TEXTS, max_size=5), count=st.integers(1, 12), n=st.tuples(*[st.integers(1, 5)] * 2))
@@ -38,13 +45,35 @@ def test_the_index_finds_what_a_scan_finds_however_the_text_grows(
 ) -> None:
     shortest, longest = sorted(n)
     index = NgramIndex(list(text), max_ngram=longest, min_ngram=shortest)
+    shift = None  # how far before the end of the text the place is that is being copied
     for piece in [[], *pieces]:
         index.extend(piece)
         text = text + piece
         assert len(index) == len(text)
-        guess, run = scan(text, count, longest, shortest)
-        assert index.follow(count) == guess
-        assert not guess or index.run == run
+        places = [shift, scan(text, longest, shortest)]
+        runs = [0 if place is None else agreeing(text, place) for place in places]
+        # The place that is being copied is left only for one where more agrees.
+        shift, run = (places[1], runs[1]) if runs[1] > runs[0] else (places[0], runs[0])
+        assert index.follow(count) == (guess(text, shift, count) if shift is not None and run else [])
+        assert index.run == run
+
+
+def test_after_a_changed_token_the_guess_goes_on_behind_it() -> None:
+    index = NgramIndex([1, 2, 3, 4, 5, 6, 7, 8], max_ngram=3, min_ngram=2)
+    index.extend([1, 2, 3])
+    assert index.follow(3) == [4, 5, 6]
+    index.extend([9])
+    assert index.follow(3) == []
+    index.extend([5])  # one token alone: too little to be looked up
+    assert (index.follow(3), index.run) == ([6, 7, 8], 1)
+
+
+def test_of_places_where_as_much_agrees_the_one_that_was_copied_counts() -> None:
+    index = NgramIndex([1, 2, 3, 4, 5, 4, 6], max_ngram=3, min_ngram=1)
+    index.extend([1, 2])
+    assert index.follow(1) == [3]
+    index.extend([9, 4])
+    assert index.follow(1) == [5]
 
 
 def test_a_proposer_follows_the_output_of_each_sequence() -> None:
