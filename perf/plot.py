@@ -18,7 +18,7 @@ _PANELS = (
     ("time_to_first_token", "p50", "time to first token, median"),
     ("inter_token_latency", "avg", "inter-token latency, mean"),
 )
-_COLOURS = ("#0072b2", "#bbbbbb")  # told apart in greyscale and by colour-blind readers
+COLOURS = ("#0072b2", "#bbbbbb")  # told apart in greyscale and by colour-blind readers
 _WIDTH = 0.38
 
 
@@ -48,7 +48,7 @@ def panel(axes: Axes, runs: Sequence[Run], sides: Sequence[str], tag: str, stati
         ]
         places = [group + (number - (len(sides) - 1) / 2) * _WIDTH for group in range(len(concurrencies))]
         axes.bar(
-            places, middles, _WIDTH, yerr=whiskers, label=side, color=_COLOURS[number], edgecolor="white",
+            places, middles, _WIDTH, yerr=whiskers, label=side, color=COLOURS[number], edgecolor="white",
             error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#333333"},
         )  # fmt: skip
         tops = [max(top, *figures) for top, figures in zip(tops, rounds, strict=True)]

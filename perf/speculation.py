@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ from perf.engine_tokenizer import load_tokenizer
 from perf.own_server import own_server
 from perf.prometheus import total
 from perf.record import RequestRecord
+from perf.repetition import RUN_WORDS, Pair, bins, pairs
 from perf.speculation_plot import save
 from perf.tasks import TaskSource
 from perf.triton_load import run_load
@@ -65,21 +66,25 @@ def speculation(options: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(options.engine_dir)
     runs: dict[str, list[Run]] = {}
     drafting: list[Drafting] = []
+    alone: list[Pair] = []
     parameters = _parameters(options.draft_engine_dir)
     server_of = own_server(options.model_repository, options.engine_dir, parameters=parameters)
     with server_of as server, console.status("") as status:
-        counted = _Counted(server.metrics_url, sides(server.grpc_url, options.num_draft_tokens))
+        watched = _Watched(server.metrics_url, sides(server.grpc_url, options.num_draft_tokens))
         for workload in options.workload:
             runs[workload] = []
-            for run in measure(plan, counted.sides, TaskSource(workload, tokenizer, options.seed)):
+            for run in measure(plan, watched.sides, TaskSource(workload, tokenizer, options.seed)):
                 runs[workload].append(run)
                 status.update(f"{workload}: {run.side} at concurrency {run.concurrency}, round {run.round + 1}")
-            drafting += counted.take(workload)
+            drafting += watched.take_drafting(workload)
+            alone += watched.take_pairs(plan)
     console.print(table(runs, drafting))
+    if alone:
+        console.print(repetition_table(alone))
     if options.json:
-        options.json.write_text(json.dumps(document(plan, runs, drafting, load_average), indent=1) + "\n")
+        options.json.write_text(json.dumps(document(plan, runs, drafting, alone, load_average), indent=1) + "\n")
     if options.plot:
-        save(runs, (DRAFTS, PLAIN), options.plot, _subtitle(plan, options.num_draft_tokens))
+        save(runs, alone, (DRAFTS, PLAIN), options.plot, _subtitle(plan, options.num_draft_tokens))
     return 0
 
 
@@ -104,27 +109,45 @@ def sides(grpc_url: str, num_draft_tokens: int) -> dict[str, Side]:
     }
 
 
-class _Counted:
-    """The sides, with a note of what the server's counters of draft tokens gained meanwhile."""
+class _Watched:
+    """The sides, with a note of what the server's counters of draft tokens gained meanwhile, and of all records."""
 
     def __init__(self, metrics_url: str, sides: Mapping[str, Side]) -> None:
         self._metrics_url = metrics_url
         self._gained: dict[int, list[int]] = {}
-        self.sides: dict[str, Side] = dict(sides) | {DRAFTS: lambda load: self._run(sides[DRAFTS], load)}
+        self._records: dict[str, list[tuple[Load, list[RequestRecord]]]] = {DRAFTS: [], PLAIN: []}
+        self.sides = {name: self._watched(name, side) for name, side in sides.items()}
 
-    def _run(self, side: Side, load: Load) -> list[RequestRecord]:
-        before = self._read()
-        records = side(load)
-        gained = self._gained.setdefault(len(load.workers), [0, 0])
-        for index, (now, then) in enumerate(zip(self._read(), before, strict=True)):
-            gained[index] += now - then
-        return records
+    def _watched(self, name: str, side: Side) -> Side:
+        def run(load: Load) -> list[RequestRecord]:
+            before = self._read()
+            records = side(load)
+            if name == DRAFTS:
+                gained = self._gained.setdefault(len(load.workers), [0, 0])
+                for index, (now, then) in enumerate(zip(self._read(), before, strict=True)):
+                    gained[index] += now - then
+            if name in self._records:
+                self._records[name].append((load, records))
+            return records
 
-    def take(self, workload: str) -> Iterator[Drafting]:
+        return run
+
+    def take_drafting(self, workload: str) -> Iterator[Drafting]:
         """What was counted since the last call."""
         for concurrency, (proposed, accepted) in self._gained.items():
             yield Drafting(workload=workload, concurrency=concurrency, proposed=proposed, accepted=accepted)
         self._gained = {}
+
+    def take_pairs(self, plan: BenchPlan) -> list[Pair]:
+        """The requests that were alone, since the last call."""
+        ours, theirs = self._records[DRAFTS], self._records[PLAIN]
+        self._records = {DRAFTS: [], PLAIN: []}
+        return [
+            pair
+            for (load, our), (_, their) in zip(ours, theirs, strict=True)
+            if len(load.workers) == 1 and load.max_tokens == plan.max_tokens
+            for pair in pairs(load, our, their)
+        ]
 
     def _read(self) -> tuple[int, int]:
         text = httpx.get(self._metrics_url).text
@@ -165,6 +188,16 @@ def table(runs: Mapping[str, list[Run]], drafting: list[Drafting]) -> Table:
 _SIDES = (DRAFTS, PLAIN, OTHER_DOOR)
 
 
+def repetition_table(found: Sequence[Pair]) -> Table:
+    """Response times of single streams by how much of their answers repeats."""
+    result = Table(title="response time of one stream", title_justify="left", box=SIMPLE_HEAD)
+    for header in (f"words in runs of {RUN_WORDS} that stood before", "answers", "drafts / none"):
+        result.add_column(header, justify="right", no_wrap=True)
+    for each in bins(found):
+        result.add_row(each.title, str(len(each.ratios)), _spread(list(each.ratios)))
+    return result
+
+
 def _accepted(drafting: list[Drafting], workload: str, concurrency: int) -> str:
     for found in drafting:
         if (found.workload, found.concurrency) == (workload, concurrency) and found.proposed:
@@ -177,7 +210,11 @@ def _spread(figures: list[float]) -> str:
 
 
 def document(
-    plan: BenchPlan, runs: Mapping[str, list[Run]], drafting: list[Drafting], load_average: float
+    plan: BenchPlan,
+    runs: Mapping[str, list[Run]],
+    drafting: list[Drafting],
+    alone: list[Pair],
+    load_average: float,
 ) -> dict[str, object]:
     """Everything as JSON values."""
     return {
@@ -185,6 +222,7 @@ def document(
         "plan": asdict(plan),
         "runs": {workload: [asdict(run) for run in measured] for workload, measured in runs.items()},
         "drafting": [asdict(found) for found in drafting],
+        "alone": [asdict(pair) for pair in alone],
     }
 
 

@@ -52,6 +52,7 @@ async def _worker(client: AsyncGrpcClient, prompts: Sequence[Prompt], template: 
 
 async def _ask(client: AsyncGrpcClient, request: GenerateRequest) -> RequestRecord:
     arrivals: list[Arrival] = []
+    text = ""
     input_tokens = 0
     sent_s = time.perf_counter()
     async with client.stream(request) as chunks:
@@ -59,6 +60,7 @@ async def _ask(client: AsyncGrpcClient, request: GenerateRequest) -> RequestReco
             if chunk.num_input_tokens is None or chunk.num_output_tokens is None:
                 raise StreamBroken(f'a response of "{request.model}" does not say how many tokens it holds.')
             input_tokens = chunk.num_input_tokens
+            text += chunk.text
             if chunk.num_output_tokens > 0:
                 arrivals.append(Arrival(chunk.received_s, chunk.num_output_tokens))
-    return RequestRecord(sent_s, input_tokens, tuple(arrivals))
+    return RequestRecord(sent_s, input_tokens, tuple(arrivals), text)

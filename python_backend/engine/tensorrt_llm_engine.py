@@ -54,6 +54,11 @@ class TensorRtLlmEngine:
         return int(self.build_config.get("max_draft_len") or 0)
 
     @property
+    def max_seq_len(self) -> int | None:
+        """Most tokens of prompt and output together; None: it does not say."""
+        return self.build_config.get("max_seq_len")
+
+    @property
     def has_paged_context(self) -> bool:
         """Whether it can reuse blocks and compute a prompt in chunks."""
         return self.build_config.get("plugin_config", {}).get("use_paged_context_fmha") in (True, "enable")

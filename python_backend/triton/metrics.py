@@ -31,6 +31,7 @@ class MetricsPublisher:
     def __init__(self, model: str, version: str, metrics: Iterable[Metric]) -> None:
         self._families: list[Any] = []  # a metric lives no longer than its family
         self._metrics: dict[tuple[Metric, str], Any] = {}
+        self._shown: dict[tuple[Metric, str], float] = {}  # of gauges
         for metric in metrics:
             self._register(metric, {"model": model, "version": version})
 
@@ -50,8 +51,10 @@ class MetricsPublisher:
         for metric, values in observations.values.items():
             for value in values:
                 self._metrics[metric, metric.members[0]].observe(value)
-        for (metric, member), value in gauges.items():
-            self._metrics[metric, member].set(value)
+        for name, value in gauges.items():
+            if self._shown.get(name) != value:  # most stay as they are for a while
+                self._metrics[name].set(value)
+                self._shown[name] = value
 
 
 def engine_gauges(statistics: EngineStatistics) -> dict[tuple[Metric, str], float]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from itertools import count
-from secrets import token_hex
 from typing import Any, Protocol
 
 import grpc
@@ -22,6 +20,7 @@ from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from python_backend.server_address import own_server_address
+from python_backend.triton.request_id import unique_id
 
 log = logging.getLogger(__name__)
 
@@ -184,17 +183,16 @@ class OtherModel:
         self.name = name
         self._server = server
         self._streams = streams
-        self._series, self._numbers = token_hex(4), count(1)
 
     def call(
         self, inputs: Arrays, outputs: Collection[str], request_id: str = "", timeout_us: int | None = None
     ) -> Call:
         """Starts a call. ``timeout_us`` is what the model gets to know of time.
 
-        A streamed call gets an id of its own, which begins with ``request_id``: clients' ids are not unique.
+        A streamed call gets an id of its own, made from ``request_id``.
         """
         if self._streams:
-            request_id = f"{request_id}#{self._series}-{next(self._numbers)}"
+            request_id = unique_id(request_id)
         request = _request(self.name, request_id, inputs)
         if timeout_us is not None:
             request.parameters["timeout"].int64_param = timeout_us

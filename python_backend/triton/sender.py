@@ -27,6 +27,7 @@ from python_backend.scheduling.sequence import FinishReason, Sequence
 from python_backend.scheduling.step_plan import Progress
 from python_backend.triton.answer import Pending
 from python_backend.triton.failure import error_response
+from python_backend.triton.request_id import is_meant
 from python_backend.triton.stream import Stream
 from python_backend.triton.tensors import check_shared_memory
 
@@ -89,9 +90,11 @@ class Sender:
             self._changed.notify()
 
     def with_id(self, request_id: str) -> list[Sequence]:
-        """Sequences of the open requests with this id."""
+        """Sequences of the open requests with this id, or of front doors' requests for a client's with it."""
         with self._changed:
-            return [sequence for sequence, (_, reply) in self._streams.items() if reply.request_id == request_id]
+            return [
+                sequence for sequence, (_, reply) in self._streams.items() if is_meant(reply.request_id, request_id)
+            ]
 
     def report(self, report: StepReport) -> None:
         """Take over the outcome of a step. Called by the engine's thread; returns at once."""

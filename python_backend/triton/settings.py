@@ -166,7 +166,7 @@ class CpuEngineSettings(ModelSettings):
     max_tokens_in_draft_kv_cache: Count = 8192
     execution_mode: ExecutionMode = ExecutionMode.FAST
     num_threads: Annotated[int, Field(ge=0)] = 0
-    num_graphs: Annotated[int, Field(ge=0)] = 0
+    num_graphs: Annotated[int, Field(ge=0, le=8)] = 0
     cancellation_check_period_ms: Count = 100
     stats_check_period_ms: Count = 100
 

@@ -163,17 +163,20 @@ def test_a_timeout_ends_a_request_with_what_it_has(demo_server: TritonServer) ->
     wait_for_metric(demo_server, timed_out, "slipstream_requests_total", finish_reason="timed_out")
 
 
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
 @pytest.mark.parametrize("streaming", [True, False])
-def test_stop_at_the_engine_ends_the_request_of_an_ensemble(demo_server: TritonServer, streaming: bool) -> None:
-    """Triton hands the ensemble's request id to the models it is made of."""
+def test_stop_at_the_engine_ends_the_request_of_a_front_door(
+    demo_server: TritonServer, streaming: bool, model: str
+) -> None:
+    """Triton hands an ensemble's request id to the models it is made of; `tensorrt_llm_bls` makes its own from it."""
     wait_until_idle(demo_server)
     before = steps(demo_server)
     answers: list[Answer] = []
     request = text_request("Once", LONG, end_id=np.int32(-1), stream=streaming)
-    thread = threading.Thread(target=lambda: answers.append(stream(demo_server, "ensemble", request, "of ensemble")))
+    thread = threading.Thread(target=lambda: answers.append(stream(demo_server, model, request, "at the door")))
     thread.start()
     wait_until_running(demo_server)
-    stop(demo_server, "of ensemble")
+    stop(demo_server, "at the door")
     thread.join()
     wait_until_idle(demo_server)
     assert answers[0].error is None

@@ -23,6 +23,7 @@ class _Engine:
     """What of an engine matters here."""
 
     vocab_size: int | None
+    max_seq_len: int | None
     max_draft_len: int
     remedy: str  # where more draft tokens are wanted
 
@@ -52,6 +53,10 @@ def check_front_door(repository: ModelRepository, engine_dir: Path | None) -> It
     if None not in sizes and sizes[0] != sizes[1]:
         seen = f"{target.name} has a vocabulary of {sizes[0]} tokens, {draft_name} one of {sizes[1]}"
         yield Finding(_CHECK, seen, "Name a draft engine that was made for this target.")
+    lengths = (engine.max_seq_len, draft.max_seq_len if draft else None)
+    if lengths[0] is not None and lengths[1] is not None and lengths[1] < lengths[0]:
+        seen = f"{target.name} takes {lengths[0]} tokens of prompt and answer, {draft_name} only {lengths[1]}"
+        yield Finding(_CHECK, seen, f"Build the draft engine with max_seq_len {lengths[0]}.")
 
 
 def _engine(repository: ModelRepository, model: RepositoryModel, engine_dir: Path | None) -> _Engine:
@@ -60,9 +65,11 @@ def _engine(repository: ModelRepository, model: RepositoryModel, engine_dir: Pat
         engine = TensorRtLlmEngine.read(directory)
         return _Engine(
             engine.vocab_size,
+            engine.max_seq_len,
             engine.max_draft_len,
             "build the engine with `draft: {max_draft_len: ...}` in its recipe",
         )
     override = None if model.name == TENSORRT_LLM_DRAFT.name else engine_dir
     most = int(model.parameters.get(_MAX_DRAFT_LEN, "0"))
-    return _Engine(CpuManifest.load(override or directory).vocab_size, most, f"raise it in {model.config_path}")
+    manifest = CpuManifest.load(override or directory)
+    return _Engine(manifest.vocab_size, manifest.max_seq_len, most, f"raise it in {model.config_path}")

@@ -9,13 +9,13 @@ from python_backend.launcher.model_repository import ModelRepository
 from python_backend.launcher.preflight.front_door import check_front_door
 
 
-def engine(directory: Path, vocab_size: int, max_draft_len: int = 0) -> Path:
+def engine(directory: Path, vocab_size: int, max_draft_len: int = 0, max_seq_len: int = 100) -> Path:
     """A TensorRT-LLM engine, as far as it is looked at here."""
     directory.mkdir()
     config = {
         "version": "1.2.1",
         "pretrained_config": {"mapping": {"world_size": 1}, "vocab_size": vocab_size},
-        "build_config": {"max_draft_len": max_draft_len},
+        "build_config": {"max_draft_len": max_draft_len, "max_seq_len": max_seq_len},
     }
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "rank0.engine").write_bytes(b"engine")
@@ -60,6 +60,13 @@ def test_vocabularies_that_differ(tmp_path: Path) -> None:
     target, draft = engine(tmp_path / "target", 320), engine(tmp_path / "draft", 512)
     [found] = findings(tmp_path / "models", target, draft)
     assert "tensorrt_llm has a vocabulary of 320 tokens, tensorrt_llm_draft one of 512" in found
+
+
+def test_a_draft_whose_context_is_shorter(tmp_path: Path) -> None:
+    target = engine(tmp_path / "target", 320)
+    [found] = findings(tmp_path / "models", target, engine(tmp_path / "draft", 320, max_seq_len=99))
+    assert "tensorrt_llm takes 100 tokens of prompt and answer, tensorrt_llm_draft only 99" in found
+    assert findings(tmp_path / "others", target, engine(tmp_path / "longer", 320, max_seq_len=101)) == []
 
 
 def test_a_front_door_that_is_wrong_about_its_engine(tmp_path: Path) -> None:

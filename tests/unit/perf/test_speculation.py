@@ -14,7 +14,8 @@ from perf.cli import main
 from perf.closed_loop import Load
 from perf.prometheus import total
 from perf.record import Arrival, RequestRecord
-from perf.speculation import ACCEPTED, DRAFTS, OTHER_DOOR, PLAIN, PROPOSED, Drafting, document, table
+from perf.repetition import Pair
+from perf.speculation import ACCEPTED, DRAFTS, OTHER_DOOR, PLAIN, PROPOSED, Drafting, document, repetition_table, table
 from perf.speculation_plot import save
 from perf.tasks import TaskSource
 from python_backend.metrics import COUNTERS
@@ -64,10 +65,13 @@ def test_table_figures_and_picture(tokenizer: Tokenizer, tmp_path: Path) -> None
     assert "0.50 (0.50-0.50)" in shown  # response time with drafts over that without
     assert "75% of 8" in shown
     assert "none drafted" in shown
-    assert document(PLAN, runs, drafting, 0.5)["drafting"] == [
-        {"workload": "copy", "concurrency": 1, "proposed": 8, "accepted": 6}
-    ]
-    save(runs, (DRAFTS, PLAIN), tmp_path / "picture.png", "subtitle")
+    alone = [Pair(repeated=0.8, ratio=0.5), Pair(repeated=1.0, ratio=0.4), Pair(repeated=0.0, ratio=1.0)]
+    written = document(PLAN, runs, drafting, alone, 0.5)
+    assert written["drafting"] == [{"workload": "copy", "concurrency": 1, "proposed": 8, "accepted": 6}]
+    assert written["alone"] == [{"repeated": pair.repeated, "ratio": pair.ratio} for pair in alone]
+    console.print(repetition_table(alone))
+    assert "75% to 100%         2   0.45 (0.40-0.50)" in console.export_text()
+    save(runs, alone, (DRAFTS, PLAIN), tmp_path / "picture.png", "subtitle")
     assert (tmp_path / "picture.png").read_bytes()[1:4] == b"PNG"
 
 
