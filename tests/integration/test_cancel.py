@@ -42,12 +42,6 @@ def steps(server: TritonServer) -> float:
     return metric(server, "nv_trt_llm_general_metrics", general_type="iteration_counter")
 
 
-def assert_given_up(server: TritonServer, before: float, left: float) -> None:
-    """By the steps before a request began, and those when it had been given up, which takes a busy client a while."""
-    assert steps(server) - left < A_FEW_STEPS
-    assert steps(server) - before < LONG / 4
-
-
 def wait_until_running(server: TritonServer) -> None:
     deadline_s = time.monotonic() + 60
     while metric(server, "nv_trt_llm_request_metrics", request_type="scheduled") < 1:
@@ -124,10 +118,9 @@ def test_a_request_that_is_given_up_frees_its_blocks_within_a_few_steps(
     settle(demo_server)
     cancelled = metric(demo_server, "slipstream_requests_total", finish_reason="cancelled")
     leave(demo_server)
-    left = steps(demo_server)
     wait_until_idle(demo_server)
     wait_for_metric(demo_server, cancelled + 1, "slipstream_requests_total", finish_reason="cancelled")
-    assert_given_up(demo_server, before, left)
+    assert steps(demo_server) - before < A_FEW_STEPS
 
 
 def test_stop_ends_the_request_of_the_same_id_and_no_other(demo_server: TritonServer) -> None:
@@ -184,11 +177,10 @@ def test_stop_at_the_engine_ends_the_request_of_a_front_door(
     thread.start()
     wait_until_running(demo_server)
     stop(demo_server, "at the door")
-    left = steps(demo_server)
     thread.join()
     wait_until_idle(demo_server)
     assert answers[0].error is None
-    assert_given_up(demo_server, before, left)
+    assert steps(demo_server) - before < A_FEW_STEPS
 
 
 def test_stop_over_http_ends_a_generate_of_an_ensemble(demo_server: TritonServer) -> None:
@@ -201,10 +193,9 @@ def test_stop_over_http_ends_a_generate_of_an_ensemble(demo_server: TritonServer
     wait_until_running(demo_server)
     stopping = {"id": "over http", "input_ids": [5], "input_lengths": 1, "request_output_len": 1, "stop": True}
     assert post(demo_server, "tensorrt_llm/generate", stopping).status_code == 200
-    left = steps(demo_server)
     thread.join()
     wait_until_idle(demo_server)
-    assert_given_up(demo_server, before, left)
+    assert steps(demo_server) - before < A_FEW_STEPS
     assert said[0].status_code == 200
 
 
